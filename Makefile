@@ -1,0 +1,45 @@
+# make demo   a small voice from the shipped corpus, start to end: runs/demo/
+# make test   every test
+# make lint   style and types
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Written last, so that an installation that broke is done again.
+INSTALLED := .venv/installed
+DEMO := runs/demo
+SENTENCE ?= The quiet river carried the little boat home.
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+# torch goes first and pinned: whatever needs torch later finds it there.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[test,preprocess]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m vits_jax.preprocess --input-dir examples/demo --output-dir $(DEMO)/data \
+	    --language en-us --sample-rate 16000 --dataset-format ljspeech
+	$(BIN)/python -m vits_jax.train --dataset-dir $(DEMO)/data --run-dir $(DEMO)/run --quality demo
+	$(BIN)/python -m vits_jax.infer --checkpoint $(DEMO)/run --output-dir $(DEMO) --text "$(SENTENCE)"
+	@echo
+	@echo "Spoken:      $(DEMO)/*.wav (a few hundred steps: it babbles, in two voices)"
+	@echo "Curves:      $(BIN)/tensorboard --logdir $(DEMO)/run"
+	@echo "Longer:      $(BIN)/python -m vits_jax.train --dataset-dir $(DEMO)/data --run-dir $(DEMO)/run --quality demo --max_steps 3000"
+	@echo "Your corpus: README.md, 'Train your own voice'"
+
+# Two workers: each compiles on its own and holds a few GB. A file stays on one worker, so
+# that what its tests compile is compiled once.
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,43 @@
+"""How every test runs: eight virtual CPU devices, strict promotion, one compilation cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PLATFORM = os.environ.get("VITS_JAX_TEST_PLATFORM", "cpu")
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+# All before jax, TensorFlow Datasets or torch are imported, and inherited by the commands that
+# tests start. Compiling is most of the time that the tests take: repeated runs read the cache.
+os.environ["JAX_PLATFORMS"] = "cpu" if PLATFORM == "cpu" else "cuda,cpu"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 1024**3)  # with a limit, writes are locked
+os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // WORKERS))  # torch's
+
+import jax
+
+# Not through XLA_FLAGS, which commands would inherit: a user's machine has one CPU device.
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` run on a GPU, all others on the CPU."""
+    wanted = [item for item in items if (PLATFORM == "cpu") == (not item.get_closest_marker("gpu"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """Real speech, a corpus of a few clips in the LJ Speech layout, where there is one."""
+    directory = os.environ.get("VITS_JAX_SPEECH")
+    if directory is None:
+        pytest.skip("VITS_JAX_SPEECH names no folder of recorded speech")
+    assert (Path(directory) / "metadata.csv").is_file(), f"VITS_JAX_SPEECH: no corpus {directory}"
+    return Path(directory)

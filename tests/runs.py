@@ -1,0 +1,161 @@
+"""Runs that take seconds: a small prepared directory, a small model, and a stand-in step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from vits_jax.checkpoints import store
+from vits_jax.config import Config
+from vits_jax.train import configure
+from vits_jax.training import loop, validation
+
+RATE, HOP = 8000, 16
+SYMBOLS = "_^$ abcdefghijklmnopqrstuvwxyz"
+
+# Everything of the shipped configuration, shrunk: both kinds of layers, all of the losses.
+SMALL = {
+    "filter_length": 64,
+    "hop_length": HOP,
+    "win_length": 64,
+    "mel_channels": 10,
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 2], [2, 6]],
+    "upsample_rates": [4, 4],
+    "upsample_kernel_sizes": [8, 8],
+    "upsample_initial_channel": 16,
+    "inter_channels": 16,
+    "hidden_channels": 16,
+    "filter_channels": 32,
+    "n_layers": 1,
+    "gin_channels": 8,
+    "segment_size": 512,
+    "discriminator_width": 16,
+    "num_buckets": 1,
+    "num_test_examples": 2,
+    "validation_split": 0.2,
+}
+
+
+def write_dataset(directory: Path, utterances: int = 14, speakers: int = 2) -> Path:
+    """A prepared directory of short tones, of several lengths, by several speakers."""
+    directory.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    lines = []
+    for i in range(utterances):
+        letters = random.integers(4, len(SYMBOLS), size=int(random.integers(3, 6)))
+        samples = int(random.integers(40, 60)) * HOP + int(random.integers(0, HOP))
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 20 * i) * np.arange(samples) / RATE)
+        soundfile.write(directory / f"{i}.wav", tone.astype(np.float32), RATE)
+        entry = {
+            "text": "".join(SYMBOLS[letter] for letter in letters),
+            "phoneme_ids": [1, 0, *[x for letter in letters for x in (int(letter), 0)], 2],
+            "audio_norm_path": f"{i}.wav",
+            "speaker_id": i % speakers,
+        }
+        lines.append(json.dumps(entry) + "\n")
+    (directory / "dataset.jsonl").write_text("".join(lines))
+    voice = {
+        "audio": {"sample_rate": RATE},
+        "num_symbols": len(SYMBOLS),
+        "num_speakers": speakers,
+        "speaker_id_map": {f"speaker {i}": i for i in range(speakers)},
+        "phoneme_type": "text",
+        "phoneme_id_map": {symbol: [i] for i, symbol in enumerate(SYMBOLS)},
+    }
+    (directory / "config.json").write_text(json.dumps(voice))
+    return directory
+
+
+def flags(dataset: Path, run_dir: Path, **more: Any) -> list[str]:
+    """Flags of a small run; keyword arguments are flags that win over it."""
+    config = dataset.parent / "small.yaml"
+    config.write_text(json.dumps(SMALL))  # JSON is YAML
+    given = {"dataset_dir": dataset, "config": config, "run_dir": run_dir, "batch_size": 4}
+    given |= {"devices": 1} | more
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
+def small(dataset: Path, run_dir: Path, **more: Any) -> Config:
+    """The configuration of those flags."""
+    return configure(flags(dataset, run_dir, **more))
+
+
+def leaves(run_dir: Path) -> dict[str, np.ndarray]:
+    """Every array of a run's newest checkpoint, by path."""
+    step_dir = store.resolve(run_dir)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    config = store.read_metadata(step_dir).config
+    shapes = jax.eval_shape(lambda key: loop.create_state(config, key), jax.random.key(0))
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    state = store.restore(step_dir, target)
+    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}
+
+
+def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    """The same arrays, bit for bit."""
+    assert a.keys() == b.keys()
+    different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
+    assert different == []
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Put a step that compiles at once in place of the real one, which does not.
+
+    It touches all that the loop hands it, so that a lost, repeated or changed batch, rate
+    or step shows in the state; a learning rate above 1 makes the loss infinite. Returns
+    the list of batch shapes that training and validation trace.
+    """
+    traced: list[tuple[int, ...]] = []
+
+    def create_state(config: Config, key: jax.Array) -> dict[str, Any]:
+        values = jax.random.normal(key, (3,))
+        moments = {"count": jnp.int32(0), "mu": {"x": jnp.zeros(3)}, "nu": {"x": jnp.zeros(3)}}
+        networks = ("model_g", "model_d")
+        return {
+            "step": jnp.int32(0),
+            "params": {name: {"x": values} for name in networks},
+            "optimizer": {name: moments for name in networks},
+        }
+
+    def losses(total: jax.Array) -> dict[str, jax.Array]:
+        names = ("loss_g", "loss_d", "mel", "kl", "dur", "fm", "gen", "disc")
+        return dict.fromkeys(names, total)
+
+    def make_train_step(config: Config, mesh: Any) -> Callable[..., Any]:
+        def step(state: Any, batch: Any, rates: Any) -> Any:
+            traced.append(batch["audio"].shape)
+            total = jnp.mean(batch["audio"].astype(jnp.float32) * batch["weight"][:, None])
+            total = total + jnp.sum(batch["phoneme_ids"] * batch["speaker_ids"][:, None]) / 1000
+            change = total * rates["learning_rate"] + rates["learning_rate_d"]
+            state = jax.tree.map(lambda x: x + change.astype(x.dtype), state) | {
+                "step": state["step"] + 1
+            }
+            broken = jnp.where(rates["learning_rate"] > 1, jnp.inf, 0.0)
+            norms = {"grad_norm_g": total, "grad_norm_d": total}
+            return state, losses(total + broken) | norms
+
+        return jax.jit(step, donate_argnums=0)
+
+    def make_eval_step(config: Config, mesh: Any) -> Callable[..., Any]:
+        def evaluate(params: Any, batch: Any, first_row: jax.Array) -> Any:
+            traced.append(batch["audio"].shape)
+            weight = jnp.sum(batch["weight"])
+            x = params["model_g"]["x"][0]
+            return losses(weight * x * x) | {"weight": weight}
+
+        return jax.jit(evaluate)
+
+    monkeypatch.setattr(loop, "create_state", create_state)
+    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(validation, "make_eval_step", make_eval_step)
+    monkeypatch.setattr(validation.Validation, "speak", lambda self, state, step, events: None)
+    return traced

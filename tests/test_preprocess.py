@@ -1,0 +1,369 @@
+"""The command: what it writes, what it says, and that nothing is left half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vits_jax.data import audio_files
+from vits_jax.data.manifest import load_dataset
+from vits_jax.preprocess import main
+
+from .data.corpora import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
+
+
+def flags(corpus: Path, prepared: Path, *more: str) -> list[str]:
+    return [
+        *("--input-dir", str(corpus), "--output_dir", str(prepared), "--language=en-us"),
+        *(f"--sample_rate={RATE}", "--dataset-format", "ljspeech", "--max-workers", "1"),
+        *more,
+    ]
+
+
+def entries(prepared: Path) -> list[dict]:
+    return [json.loads(line) for line in (prepared / "dataset.jsonl").read_text().splitlines()]
+
+
+def load(prepared: Path):
+    return load_dataset(prepared, hop_length=HOP, min_samples=MIN_SAMPLES)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lines = ["a|ann|One.", "b|bob|Two.", "c|bob|Three."]
+    return write_corpus(tmp_path / "corpus", lines, {"a": 1.0, "b": 1.5, "c": 2.0})
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    return tmp_path / "voices" / "medium"
+
+
+def test_what_it_writes(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared)) == 0
+    config = json.loads((prepared / "config.json").read_text())
+    symbols = config.pop("phoneme_id_map")
+    assert symbols["_"] == [0]
+    assert all(len(symbol) == 1 for symbol in symbols)
+    assert config.pop("piper_version").startswith("1.")
+    assert config == {
+        "dataset": "voices",
+        "audio": {"sample_rate": RATE, "quality": "medium"},
+        "espeak": {"voice": "en-us"},
+        "language": {"code": "en-us"},
+        "inference": {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8},
+        "phoneme_type": "espeak",
+        "phoneme_map": {},
+        "num_symbols": 256,
+        "num_speakers": 2,
+        "speaker_id_map": {"bob": 0, "ann": 1},  # most utterances first
+    }
+    first = entries(prepared)[0]
+    assert {key: first[key] for key in first if not key.startswith("phoneme")} == {
+        "text": "One.",
+        "audio_path": str(corpus / "wavs" / "a.wav"),
+        "speaker": "ann",
+        "speaker_id": 1,
+        "audio_norm_path": first["audio_norm_path"],
+        "audio_spec_path": None,
+    }
+    assert "".join(first["phonemes"]) == "wˌʌn."
+    assert first["phoneme_ids"] == [
+        number for symbol in ["^", *first["phonemes"]] for number in (*symbols[symbol], 0)
+    ] + [2]
+    dataset = load(prepared)
+    assert dataset.samples.tolist() == [RATE, RATE * 3 // 2, RATE * 2]
+    assert dataset.speaker_ids.tolist() == [1, 0, 0]
+    expected = np.rint(tone(1.0) * 32767)
+    assert np.abs(dataset.audio(0) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("extra", [[], ["--speaker-id", "3"]])
+def test_one_speaker(tmp_path: Path, prepared: Path, extra: list[str]):
+    corpus = write_corpus(tmp_path / "corpus", ["a|One.", "b|Two."], {"a": 1.0, "b": 1.0})
+    assert main(flags(corpus, prepared, *extra)) == 0
+    config = json.loads((prepared / "config.json").read_text())
+    assert (config["num_speakers"], config["speaker_id_map"]) == (1, {})
+    assert [(e["speaker"], e["speaker_id"]) for e in entries(prepared)] == [
+        (None, 3 if extra else None)
+    ] * 2
+
+
+def test_single_speaker_in_three_columns(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared, "--single_speaker")) == 0
+    assert load(prepared).config.num_speakers == 1
+
+
+def test_text_as_phonemes(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared, "--phoneme-type", "text")) == 0
+    assert json.loads((prepared / "config.json").read_text())["phoneme_type"] == "text"
+    assert entries(prepared)[1]["phonemes"] == ["T", "w", "o", "."]
+
+
+def test_one_and_several_workers_write_the_same(corpus: Path, tmp_path: Path):
+    for workers in ("1", "2"):
+        assert main([*flags(corpus, tmp_path / workers / "x"), "--max-workers", workers]) == 0
+    one, two = (files_below(tmp_path / workers / "x") for workers in ("1", "2"))
+    assert one.keys() == two.keys()
+    for name in ("config.json", "dataset.jsonl"):
+        assert one[name].replace(b'"1"', b'"2"') == two[name].replace(b'"1"', b'"2"')
+    one, two = (load(tmp_path / workers / "x") for workers in ("1", "2"))
+    for row in range(3):
+        np.testing.assert_array_equal(one.audio(row), two.audio(row))
+
+
+def test_every_row_is_used_or_named(tmp_path: Path, prepared: Path, caplog):
+    lines = [
+        "good|This one is fine.",
+        "gone|No file.",
+        "silent|Nothing to hear.",
+        "short|Too short to analyse.",
+        "noise|Not audio.",
+        "dots|...",
+        "long|" + "far more phonemes than a short recording has frames, " * 3,
+        "good|€ and ж are no phonemes; the same recording again.",
+        "nothing",
+    ]
+    corpus = write_corpus(tmp_path / "corpus", lines, {"good": 3.0, "short": 0.02, "long": 0.5})
+    soundfile.write(corpus / "wavs" / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(corpus / "wavs" / "dots.wav", tone(1.0), RATE)
+    (corpus / "wavs" / "noise.wav").write_bytes(b"noise" * 100)
+    caplog.set_level("INFO")
+    for _ in range(2):  # the second time from the store that is already there
+        caplog.clear()
+        assert main(flags(corpus, prepared, "--phoneme-type", "text")) == 0
+        said = "\n".join(caplog.messages)
+        assert "used 3 of 9 rows: 0.00 hours (7.0 seconds), 1 speaker" in said
+        assert "left out 6: " in said
+        for row, name, reason in [
+            (2, "gone", "no audio: no such file"),
+            (3, "silent", "silent: all 16000 samples"),
+            (4, "short", "too short: 320 samples, at least 385"),
+            (5, "noise", "undecodable: "),
+            (7, "long", "more phoneme ids than frames: "),
+            (9, "nothing", "one column: expected"),
+        ]:
+            assert f"  metadata.csv:{row}: {name}: {reason}" in said
+        assert "'€' × 1" in said
+        assert "'ж' × 1" in said
+    assert "audio is unchanged" in said
+    assert load(prepared).records.tolist() == [0, 1, 0]  # one recording, stored once
+
+
+def test_text_without_phonemes(tmp_path: Path, prepared: Path, caplog):
+    corpus = write_corpus(tmp_path / "corpus", ["a|...", "b|Yes."], {"a": 1.0, "b": 1.0})
+    caplog.set_level("INFO")
+    assert main(flags(corpus, prepared)) == 0
+    assert "  metadata.csv:1: a: no phonemes in '...'" in caplog.messages
+
+
+def test_a_second_run_does_only_what_changed(corpus: Path, prepared: Path, monkeypatch):
+    assert main(flags(corpus, prepared)) == 0
+    before = files_below(prepared)
+
+    def refuse(*_):
+        raise AssertionError("decoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audio_files, "prepare", refuse)
+        assert main(flags(corpus, prepared)) == 0
+        assert files_below(prepared) == before
+        (corpus / "metadata.csv").write_text("a|ann|Changed.\nb|bob|Two.\nc|bob|Three.\n")
+        assert main(flags(corpus, prepared)) == 0
+        assert entries(prepared)[0]["text"] == "Changed."
+        with pytest.raises(AssertionError, match="decoded again"):
+            main(flags(corpus, prepared, "--sample-rate", "8000"))
+
+
+def test_changed_audio_of_the_same_size_and_time_is_noticed(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared)) == 0
+    recording = corpus / "wavs" / "a.wav"
+    stat = recording.stat()
+    soundfile.write(recording, tone(1.0, hertz=2000), RATE)
+    os.utime(recording, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert recording.stat().st_size == stat.st_size
+    assert main(flags(corpus, prepared)) == 0
+    assert np.abs(load(prepared).audio(0) - np.rint(tone(1.0, hertz=2000) * 32767)).max() <= 1
+    assert len(list(prepared.glob("audio-*"))) == 1  # the old store is gone
+
+
+def test_a_damaged_store_is_made_again(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared)) == 0
+    before = load(prepared).audio(1)
+    next(prepared.rglob("*.array_record*")).unlink()
+    assert main(flags(corpus, prepared)) == 0
+    np.testing.assert_array_equal(load(prepared).audio(1), before)
+
+
+def test_an_error_leaves_the_last_prepared_directory_as_it_was(
+    corpus: Path, prepared: Path, monkeypatch
+):
+    assert main(flags(corpus, prepared)) == 0
+    before = files_below(prepared)
+    soundfile.write(corpus / "wavs" / "a.wav", tone(1.0, hertz=2000), RATE)
+    decode = audio_files.decode
+
+    def interrupted(path: Path):
+        if path.stem == "c":
+            raise KeyboardInterrupt
+        return decode(path)
+
+    monkeypatch.setattr(audio_files, "decode", interrupted)
+    assert main(flags(corpus, prepared)) == 130
+    assert files_below(prepared) == before
+
+
+def test_a_full_disk_leaves_no_new_directory(corpus: Path, tmp_path: Path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    assert main(flags(corpus, tmp_path / "new")) == 1
+    assert capsys.readouterr().err == "failed: [Errno 28] No space left on device\n"
+    assert not (tmp_path / "new").exists()
+
+
+# Bad input
+
+BAD = {
+    "no corpus": ({"input-dir": "{tmp}/none"}, "none is not a directory: --input-dir"),
+    "no metadata": ({"input-dir": "{tmp}/empty"}, "metadata.csv does not exist"),
+    "mycroft": ({"dataset-format": "mycroft"}, "--dataset-format mycroft is not built yet"),
+    "format": ({"dataset-format": "vctk"}, "invalid choice: 'vctk'"),
+    "voice": ({"language": "xx"}, "language 'xx' is no voice of espeak-ng"),
+    "rate": ({"sample-rate": "0"}, "--sample-rate 0: expected at least 1"),
+    "rate word": ({"sample-rate": "high"}, "invalid int value: 'high'"),
+    "workers": ({"max-workers": "0"}, "--max-workers 0: expected at least 1"),
+    "speaker": ({"speaker-id": "-1"}, "--speaker-id -1: expected at least 0"),
+    "speakers": ({"speaker-id": "0"}, "--speaker-id 0 is for a corpus of one speaker, "),
+    "phonemes": ({"phoneme-type": "pinyin"}, "invalid choice: 'pinyin'"),
+    "output": ({"output-dir": "{tmp}/corpus/metadata.csv"}, "is a file, expected a directory"),
+    "typo": ({"single-speker": "1"}, "--single-speker: did you mean --single-speaker?"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    corpus: Path, prepared: Path, tmp_path: Path, capsys, case: str
+):
+    (tmp_path / "empty").mkdir()
+    changes, message = BAD[case]
+    given = [word.format(tmp=tmp_path) for k, v in changes.items() for word in (f"--{k}", v)]
+    before = files_below(tmp_path)
+    assert main([*flags(corpus, prepared), *given]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "\n" not in error
+    assert files_below(tmp_path) == before
+    assert not prepared.exists()
+
+
+def test_single_speaker_and_speaker_id(corpus: Path, prepared: Path, capsys):
+    assert main(flags(corpus, prepared, "--single-speaker", "--speaker-id", "1")) == 2
+    assert "--single-speaker and --speaker-id: expected one of the two" in capsys.readouterr().err
+
+
+def test_no_row_can_be_used(tmp_path: Path, prepared: Path, capsys, caplog):
+    corpus = write_corpus(tmp_path / "corpus", ["a|One.", "b|Two."], {"a": 0.01})
+    caplog.set_level("INFO")
+    assert main(flags(corpus, prepared)) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"error: {corpus / 'metadata.csv'}: no row of 2 can be used"
+    )
+    assert "  metadata.csv:2: b: no audio" in "\n".join(caplog.messages)
+    assert not prepared.exists()
+
+
+def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, caplog):
+    lines = [f"{name}|Text {name}.|Text {name}." for name in "abcd"]
+    corpus = write_corpus(tmp_path / "corpus", lines, dict.fromkeys("abcd", 1.0))
+    assert main(flags(corpus, prepared)) == 0
+    assert any("4 speakers in 4 rows" in m and "--single-speaker" in m for m in caplog.messages)
+
+
+# As a process
+
+SLOW = """
+import sys, time
+from vits_jax.data import audio_files
+decode = audio_files.decode
+def slowly(path):
+    print("decoding", flush=True)
+    time.sleep(0.3)
+    return decode(path)
+audio_files.decode = slowly
+from vits_jax.preprocess import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_stopping_it_leaves_nothing_half_written(
+    corpus: Path, prepared: Path, number: signal.Signals, code: int
+):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *flags(corpus, prepared)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "decoding\n"
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in error
+    visible = [p for p in prepared.glob("*") if not p.name.startswith(".")]
+    assert visible == []
+    if number != signal.SIGKILL:
+        assert not prepared.exists()
+    assert main(flags(corpus, prepared)) == 0
+    assert len(load(prepared)) == 3
+    assert not [p for p in prepared.iterdir() if p.name.startswith(".")]
+
+
+def test_interrupted_with_workers(tmp_path: Path):
+    names = [f"n{i}" for i in range(20)]
+    corpus = write_corpus(
+        tmp_path / "corpus", [f"{n}|Hello." for n in names], dict.fromkeys(names, 20.0)
+    )
+    arguments = flags(corpus, tmp_path / "out", "--max-workers", "2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vits_jax.preprocess", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob(".audio-*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does, to the workers too
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.strip()) == (130, "interrupted")
+    assert not (tmp_path / "out").exists()
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in ("--input-dir", "--speaker-id", "--max-workers", "--phoneme-type"):
+        assert flag in shown

@@ -1,0 +1,201 @@
+"""The shell of the project: how tests run, the layers, presets, packaging, the demo corpus."""
+
+from __future__ import annotations
+
+import ast
+import math
+import os
+import re
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+
+from tools.make_demo_corpus import read_rows, speak_all
+from vits_jax.config import FIELDS, FROM_DATASET, Config, read_yaml
+from vits_jax.config_checks import problems
+from vits_jax.errors import UserError
+from vits_jax.model.networks import abstract_networks
+from vits_jax.presets import preset_names, preset_path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "vits_jax"
+DEMO = ROOT / "examples" / "demo"
+
+
+# How tests run
+
+
+def test_eight_devices_and_strict_promotion() -> None:
+    assert len(jax.devices("cpu")) == 8
+    with pytest.raises(ValueError, match="promotion"):
+        jnp.ones(2, jnp.float32) + jnp.ones(2, jnp.int32)
+
+
+def test_a_warning_in_our_code_is_an_error() -> None:
+    with pytest.raises(DeprecationWarning, match="old"):
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+
+# The layers
+
+
+def _imports(path: Path) -> set[str]:
+    """Modules that a file names, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("data", ("jax", "flax", "vits_jax.model", "vits_jax.training", "vits_jax.voice")),
+        ("text", ("jax", "flax", "vits_jax.data", "vits_jax.model", "vits_jax.training")),
+        ("model", ("vits_jax.data", "vits_jax.training", "vits_jax.checkpoints", "vits_jax.voice")),
+        ("checkpoints", ("vits_jax.training", "vits_jax.voice")),
+        ("", ("torch", "tensorflow")),
+    ],
+)
+def test_dependencies_point_downwards(room: str, forbidden: tuple[str, ...]) -> None:
+    files = list((PACKAGE / room).rglob("*.py"))
+    assert files
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in _imports(path)
+        if any(name == other or name.startswith(f"{other}.") for other in forbidden)
+    ]
+    assert wrong == []
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = "import sys, vits_jax; print(sorted({'jax', 'numpy', 'grain'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Presets
+
+
+def _preset(name: str) -> Config:
+    values = read_yaml(preset_path(name))
+    return Config().replaced({"batch_size": 8, "dataset_dir": "data"} | values)
+
+
+def test_presets_there_are() -> None:
+    assert set(preset_names()) >= {"x-low", "low", "medium", "high", "demo"}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_is_possible_and_leaves_the_rate_to_the_dataset(name: str) -> None:
+    values = read_yaml(preset_path(name))
+    assert set(values) <= set(FIELDS) - set(FROM_DATASET)
+    config = _preset(name)
+    assert list(problems(config)) == []
+    assert math.prod(config.model.upsample_rates) == config.audio.hop_length
+
+
+def test_low_is_the_medium_network() -> None:
+    assert read_yaml(preset_path("low")) == read_yaml(preset_path("medium"))
+
+
+@pytest.mark.parametrize("name", ["x-low", "medium", "high"])
+def test_header_gives_the_command_and_the_true_sizes(name: str) -> None:
+    header = preset_path(name).read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"--quality {name} " in header
+    sizes = [
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network))) / 1e6
+        for network in abstract_networks(_preset(name))
+    ]
+    stated = re.search(r"([\d.]+) M parameters in the generator, ([\d.]+) M", header)
+    assert stated is not None
+    assert stated.groups() == tuple(f"{size:.1f}" for size in sizes)
+
+
+def test_unknown_preset_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"--quality.*'mediun'.*did you mean 'medium'\?.*x-low"):
+        preset_path("mediun")
+
+
+# Packaging
+
+
+def test_presets_and_types_are_in_the_wheel(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    build += ["--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "vits_jax" / "py.typed").is_file()
+
+    code = "from vits_jax.presets import *; [print(preset_path(name)) for name in preset_names()]"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    installed = [Path(line) for line in done.stdout.split("\n") if line]
+    assert [path.parent for path in installed] == [tmp_path / "site/vits_jax/configs"] * len(
+        preset_names()
+    )
+    for path in installed:
+        assert path.read_bytes() == preset_path(path.stem).read_bytes()
+
+
+def test_readme_shows_the_tree_that_is_there() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("```tree\n")[1].split("```")[0]
+    missing = []
+    folders: list[str] = []
+    for line in tree.splitlines():
+        if not line.strip():
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = line.lstrip().split("  ")[0].split()
+        folders = folders[:depth]
+        missing += [n for n in names if not ROOT.joinpath(*folders, n).exists()]
+        folders.append(names[0])
+    assert missing == []
+
+
+# The demo corpus
+
+
+def test_demo_corpus_is_whole() -> None:
+    rows = read_rows(DEMO)
+    names = [name for name, _, _ in rows]
+    assert sorted(names) == sorted(path.name for path in (DEMO / "wav").iterdir())
+    assert len({text for _, _, text in rows}) == len(rows)
+    assert len({speaker for _, speaker, _ in rows}) >= 2
+    assert sum(path.stat().st_size for path in DEMO.rglob("*")) < 4_000_000
+    for name in names:
+        audio, rate = soundfile.read(DEMO / "wav" / name, dtype="int16")
+        assert (rate, audio.ndim) == (16_000, 1)
+        assert 1.0 < len(audio) / rate < 4.0
+        assert 8_000 < np.abs(audio.astype(np.int32)).max() < 32_767  # loud, not clipped
+
+
+def test_demo_corpus_can_be_made_again() -> None:
+    rows = read_rows(DEMO)[:2]
+    for (name, _, _), made in zip(rows, speak_all(rows), strict=True):
+        kept, _ = soundfile.read(DEMO / "wav" / name, dtype="int16")
+        assert made.shape == kept.shape
+        # Resampling is in floating point: the last bit may differ on another CPU.
+        assert np.abs(made.astype(np.int32) - kept).max() <= 1

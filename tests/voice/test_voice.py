@@ -1,0 +1,152 @@
+"""Speaking: the same audio whatever the padding, few compilations, clear refusals."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.runs import HOP, RATE, SMALL, SYMBOLS
+from vits_jax.config import FIELDS, Config, convert
+from vits_jax.errors import UserError
+from vits_jax.model.networks import initial_parameters
+from vits_jax.voice import Voice, speech
+
+IDS = [1, 0, 5, 0, 9, 0, 12, 0, 7, 0, 2]
+
+
+@functools.cache
+def voice() -> Voice:
+    values = {name: convert(value, FIELDS[name].type, name) for name, value in SMALL.items()}
+    config = Config().replaced(
+        values | {"num_symbols": len(SYMBOLS), "num_speakers": 2, "sample_rate": RATE}
+    )
+    parameters = initial_parameters(config, jax.random.key(0))["model_g"]
+    # Fresh weights hold zeros that hide what lies behind them, and speak very quietly.
+    parameters = {
+        name: value + 0.05 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), value.shape)
+        for i, (name, value) in enumerate(parameters.items())
+    }
+    parameters["dec.conv_post.weight"] *= 20
+    dataset = {
+        "phoneme_type": "text",
+        "phoneme_id_map": {symbol: [i] for i, symbol in enumerate(SYMBOLS)},
+        "speaker_id_map": {"ann": 0, "bob": 1},
+    }
+    return Voice(config, dataset, parameters, speech.make_stages(config))
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """The compilations since the test began."""
+    seen: list[str] = []
+    listening = [True]
+
+    def listen(event: str, duration: float, **details: str | int) -> None:
+        if listening and event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    listening.clear()
+
+
+def test_what_it_returns():
+    audio = voice().synthesize(IDS)
+    assert audio.dtype == np.float32
+    assert len(audio) % HOP == 0
+    assert len(audio) // HOP >= len(IDS)  # no phoneme lasts less than a frame
+    assert 0.01 < np.abs(audio).max() <= 1
+    assert voice().sample_rate == RATE
+    assert voice().speakers == {"ann": 0, "bob": 1}
+
+
+def test_padding_is_not_heard():
+    """Also the last frames, which a decoder reaches over: equal to a shape that fits exactly."""
+    speak = functools.partial(
+        speech.speak, voice().stages, voice().parameters, voice().config, np.asarray(IDS), seed=3
+    )
+    audio = speak()
+    frames = len(audio) // HOP
+    for shape in ((len(IDS), frames), (len(IDS), frames + 1), (200, 1000)):
+        np.testing.assert_allclose(speak(shape=shape), audio, rtol=0, atol=1e-5)
+    cut = speak(shape=(len(IDS), frames - 5))
+    assert len(cut) == (frames - 5) * HOP
+
+
+def test_the_end_of_the_decoder_matters():
+    """Without its mask the decoder would run into the padding: the test above can fail."""
+    network = speech.abstract_networks(voice().config).generator
+    decoder = speech.bind(network, voice().parameters).dec
+    z = jax.random.normal(jax.random.key(0), (1, 40, voice().config.model.inter_channels))
+    mask = (jnp.arange(40) < 20).astype(jnp.float32)[None, :, None]
+    alone = decoder(z[:, :20], jnp.ones((1, 1, 8)))
+    ended = decoder(z * mask, jnp.ones((1, 1, 8)), mask)[:, : 20 * HOP]
+    padded = decoder(z * mask, jnp.ones((1, 1, 8)))[:, : 20 * HOP]
+    np.testing.assert_allclose(ended, alone, rtol=0, atol=1e-6)
+    assert np.abs(padded - alone).max() > 1e-3
+
+
+def test_the_tenth_sentence_does_not_compile_again(compilations):
+    random = np.random.default_rng(0)
+    sentences = [random.integers(3, len(SYMBOLS), size=n) for n in range(20, 30)]
+    voice().synthesize(sentences[0])
+    voice().synthesize(sentences[-1])
+    before = len(compilations)
+    for sentence in sentences:
+        voice().synthesize(sentence)
+    assert len(compilations) == before
+    voice().synthesize(np.resize(sentences[0], 600))
+    assert len(compilations) > before  # longer than all before: it shows that they are counted
+
+
+def test_seeds_scales_and_speakers():
+    say = functools.partial(voice().synthesize, IDS)
+    np.testing.assert_array_equal(say(seed=1), say(seed=1))
+    assert not np.array_equal(say(seed=1)[: 10 * HOP], say(seed=2)[: 10 * HOP])
+    still = functools.partial(say, noise_scale=0.0, noise_w=0.0)
+    np.testing.assert_array_equal(still(seed=1), still(seed=2))
+    assert not np.array_equal(still(), still(noise_scale=0.5))
+    assert len(still(length_scale=3.0)) > 2 * len(still())
+    np.testing.assert_array_equal(still(speaker_id=None), still(speaker_id=0))
+    ann, bob = still(speaker_id=0), still(speaker_id=1)
+    assert len(ann) != len(bob) or not np.allclose(ann, bob, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ids", "settings", "expected"),
+    [
+        ([], {}, "phoneme_ids: expected a list of whole numbers that is not empty"),
+        ([1, 2.5], {}, "phoneme_ids: expected a list of whole numbers"),
+        ([[1], [2, 3]], {}, "phoneme_ids: expected a list of whole numbers"),
+        ([1, len(SYMBOLS)], {}, f"phoneme id {len(SYMBOLS)}: expected ids from 0 to"),
+        ([-1], {}, "phoneme id -1: expected ids from 0 to"),
+        (IDS, {"speaker_id": 2}, "speaker id 2: expected one from 0 to 1"),
+        (IDS, {"speaker_id": "ann"}, "speaker id 'ann': expected a whole number"),
+        (IDS, {"length_scale": 0.0}, "length_scale 0.0: expected a number above 0"),
+        (IDS, {"noise_w": -1.0}, "noise_w -1.0: expected a number of at least 0"),
+        (IDS, {"noise_scale": float("nan")}, "noise_scale nan: expected a number"),
+        (IDS, {"seed": -1}, "seed -1: expected a whole number from 0"),
+    ],
+)
+def test_refusals(ids, settings, expected):
+    with pytest.raises(UserError, match=expected):
+        voice().synthesize(ids, **settings)
+
+
+def test_phonemes_of_a_text():
+    ids, missing = voice().phonemize("ab!")
+    assert ids == [1, 0, SYMBOLS.index("a"), 0, SYMBOLS.index("b"), 0, 2]
+    assert missing == {"!": 1}
+
+
+def test_int16():
+    loud = speech.to_int16(np.asarray([0.0, 0.25, -0.5], np.float32))
+    assert loud.dtype == np.int16
+    assert loud.tolist() == [0, 16383, -32767]
+    assert speech.to_int16(np.full(3, 1e-4, np.float32)).max() == 327  # noise stays quiet
+    assert speech.to_int16(np.zeros(0, np.float32)).shape == (0,)

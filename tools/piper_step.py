@@ -1,0 +1,105 @@
+"""Piper's own training step, for `benchmark.py step --peer`: a process of its own.
+
+Reads the configuration as a line of JSON from standard input, then runs one step for every
+further line and prints the seconds it took. Needs `piper-tts[train]` (the extra ``[test]``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import types
+import warnings
+
+import numpy as np
+import torch
+
+warnings.filterwarnings("ignore")
+
+
+def maximum_path(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Monotonic alignment of full-length rows, in numpy over batch and phonemes at once.
+
+    Stands in for the compiled module that Piper's wheel lacks; 20 to 30 ms of a step of seconds.
+    """
+    del mask  # the benchmark's rows are all full
+    value = scores.detach().float().cpu().numpy()  # [B, F, P]
+    batch, frames, phonemes = value.shape
+    best = np.full((batch, phonemes), -1e9, np.float32)
+    best[:, 0] = value[:, 0, 0]
+    moves = np.zeros((frames, batch, phonemes), bool)
+    for frame in range(1, frames):
+        moved = np.pad(best[:, :-1], ((0, 0), (1, 0)), constant_values=-1e9)
+        moves[frame] = best < moved
+        best = np.maximum(best, moved) + value[:, frame]
+    path, at = np.zeros_like(value), np.full(batch, phonemes - 1)
+    for frame in range(frames - 1, -1, -1):
+        path[np.arange(batch), frame, at] = 1
+        at = at - (moves[frame, np.arange(batch), at] | (at == frame)) * (at > 0)
+    return torch.from_numpy(path).to(scores.device)
+
+
+module = types.ModuleType("piper.train.vits.monotonic_align")
+module.maximum_path = maximum_path  # type: ignore[attr-defined]
+sys.modules[module.__name__] = module
+
+from piper.train.vits.dataset import Batch  # noqa: E402 - after its missing module is there
+from piper.train.vits.lightning import VitsModel  # noqa: E402
+
+
+def main() -> None:
+    """Build the networks, warm up once, then step on request."""
+    request = json.loads(sys.stdin.readline())
+    model, audio, sizes = request["model"], request["audio"], request["sizes"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # as the old trainer sets it
+    torch.manual_seed(0)
+    model.pop("discriminator_width")  # Piper's is fixed
+    piper = VitsModel(
+        batch_size=sizes["batch"], mos_metric=None, learning_rate_d=2e-4, betas_d=(0.8, 0.99),
+        **model, **audio,
+    ).to(device).train()  # fmt: skip
+    (opt_g, opt_d), _ = piper.configure_optimizers()
+
+    rng = np.random.default_rng(0)
+    rows, phonemes, frames = sizes["batch"], sizes["phonemes"], sizes["frames"]
+    batch = Batch(
+        phoneme_ids=torch.from_numpy(rng.integers(0, model["num_symbols"], (rows, phonemes))),
+        phoneme_lengths=torch.full((rows,), phonemes),
+        spectrograms=torch.rand(rows, audio["filter_length"] // 2 + 1, frames),
+        spectrogram_lengths=torch.full((rows,), frames),
+        audios=torch.rand(rows, 1, frames * audio["hop_length"]) - 0.5,
+        audio_lengths=torch.full((rows,), frames * audio["hop_length"]),
+        speaker_ids=torch.zeros(rows, dtype=torch.long) if model["num_speakers"] > 1 else None,
+    )
+    for name, value in vars(batch).items():
+        if value is not None:
+            setattr(batch, name, value.to(device))
+    autocast = torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=request["precision"] == "bf16"
+    )
+
+    def step() -> None:
+        with autocast:
+            loss_g, loss_d, _ = piper._compute_loss(batch)
+        opt_g.zero_grad()
+        loss_g.backward()
+        opt_g.step()
+        opt_d.zero_grad()
+        loss_d.backward()
+        opt_d.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Train Piper voices in JAX.
+
+>>> import vits_jax
+>>> voice = vits_jax.load("runs/demo/run")  # doctest: +SKIP
+>>> audio = voice.synthesize(phoneme_ids)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vits_jax.voice import Voice
+
+__all__ = ["load"]
+
+
+def load(checkpoint: str | Path) -> Voice:
+    """A voice that speaks, from a checkpoint.
+
+    Args:
+        checkpoint: a run directory (its latest step is taken) or the directory of one step.
+
+    Raises:
+        vits_jax.errors.UserError: there is no checkpoint in that place.
+    """
+    # Imported here: `import vits_jax` must not cost the start-up of jax.
+    from vits_jax.voice import load as load_voice
+
+    return load_voice(checkpoint)

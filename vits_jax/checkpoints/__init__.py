@@ -1,0 +1,1 @@
+"""Checkpoints: what they hold, where they lie, which are kept."""

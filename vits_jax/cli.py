@@ -1,0 +1,98 @@
+"""What every command shares: one way to spell flags, one way to fail.
+
+A flag works with ``-`` or ``_``, with ``=`` or a space; no abbreviations. What the user
+did wrong is a `UserError`: one line on stderr, exit code 2, no traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
+
+from vits_jax.errors import RunFailed, UserError
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def version() -> str:
+    """Version of the installed package."""
+    return importlib.metadata.version("vits_jax")
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` whose complaints are `UserError`s of one line.
+
+    Declare flags with dashes (``--batch-size``); ``--batch_size`` then works too.
+
+    Args:
+        prog: the command's name under ``python -m vits_jax.``.
+        description: what it does, for ``--help``.
+    """
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=f"python -m vits_jax.{prog}",
+            description=description,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=f"vits_jax {version()}")
+
+    def complaint(self, word: str) -> str:
+        """What to say to a word that is none of this parser's flags."""
+        known = [f for action in self._actions for f in action.option_strings if f[:2] == "--"]
+        return unknown_flag(word.partition("=")[0], known)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse, or raise `UserError`; an unknown flag is answered with the nearest one."""
+        values, unknown = self.parse_known_args([dashed(word) for word in argv])
+        if unknown:
+            raise UserError(self.complaint(unknown[0]))
+        return values
+
+    def error(self, message: str) -> NoReturn:  # argparse's hook: it would print the usage too
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def dashed(word: str) -> str:
+    """``--batch_size=8`` → ``--batch-size=8``; values and other words stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def unknown_flag(flag: str, known: Iterable[str]) -> str:
+    """The complaint about `flag`, with the nearest spelling where one is near."""
+    if not flag.startswith("-"):
+        return f"unexpected argument {flag!r}: every argument is a flag (--help lists them)"
+    near = difflib.get_close_matches(dashed(flag), list(known), n=1)
+    hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
+    return f"unknown flag {flag}: {hint}"
+
+
+def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code, with what the user should read on stderr.
+
+    Args:
+      command: takes the arguments, returns an exit code (None: 0).
+      argv: the arguments; default: the process's.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Orbax announces every save, and logs with a traceback what it also raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        return command(sys.argv[1:] if argv is None else argv) or EXIT_DONE
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (RunFailed, OSError) as error:  # a full disk ends here
+        print(f"failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

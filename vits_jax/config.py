@@ -1,0 +1,324 @@
+"""Everything a training run can be told, as frozen dataclasses.
+
+Every field is one flag of ``python -m vits_jax.train`` and one key of the YAML presets
+in ``configs/``, under the same name. Names and defaults are Piper's (the old trainer's
+where it and piper1 disagree). Three values are not the user's to choose: the sample
+rate, the number of symbols and the number of speakers come from the dataset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vits_jax.errors import UserError
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Analysis of the audio: samples to linear spectrogram to mel."""
+
+    sample_rate: int = _flag(22050, "samples per second (from the dataset)")
+    filter_length: int = _flag(1024, "FFT size, samples")
+    hop_length: int = _flag(256, "samples between two frames")
+    win_length: int = _flag(1024, "length of the Hann window, samples")
+    mel_channels: int = _flag(80, "mel bands of the reconstruction loss")
+    mel_fmin: float = _flag(0.0, "lowest mel frequency, hertz")
+    mel_fmax: float | None = _flag(None, "highest mel frequency, hertz (default: Nyquist)")
+
+    @property
+    def spec_channels(self) -> int:
+        """Bins of the linear spectrogram."""
+        return self.filter_length // 2 + 1
+
+    @property
+    def reflect(self) -> int:
+        """Samples reflected on each side of an utterance before the STFT."""
+        return (self.filter_length - self.hop_length) // 2
+
+    @property
+    def min_samples(self) -> int:
+        """Shortest signal that can be analysed: reflection needs more samples than it copies."""
+        return max(self.reflect + 1, self.hop_length)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the generator and the discriminators."""
+
+    num_symbols: int = _flag(256, "phoneme ids (from the dataset)")
+    num_speakers: int = _flag(1, "speakers (from the dataset)")
+    # Decoder
+    resblock: str = _flag("2", "HiFi-GAN residual block: 1 or 2")
+    resblock_kernel_sizes: tuple[int, ...] = _flag((3, 5, 7), "kernels of the residual blocks")
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = _flag(
+        ((1, 2), (2, 6), (3, 12)), "dilations of each residual block"
+    )
+    upsample_rates: tuple[int, ...] = _flag((8, 8, 4), "upsampling factors of the decoder")
+    upsample_initial_channel: int = _flag(256, "channels before the first upsampling")
+    upsample_kernel_sizes: tuple[int, ...] = _flag((16, 16, 8), "kernels of the upsampling")
+    # Encoders, flow, durations
+    inter_channels: int = _flag(192, "channels of the latent variable")
+    hidden_channels: int = _flag(192, "channels inside encoders and flow")
+    filter_channels: int = _flag(768, "channels of the text encoder's feed-forward layers")
+    n_heads: int = _flag(2, "attention heads")
+    n_layers: int = _flag(6, "layers of the text encoder")
+    kernel_size: int = _flag(3, "kernel of the text encoder's feed-forward layers")
+    p_dropout: float = _flag(0.1, "dropout of the text encoder")
+    gin_channels: int = _flag(0, "channels of a speaker's embedding (default: 512 when several)")
+    use_sdp: bool = _flag(True, "stochastic durations (false: plain regression)")
+    # Adversarial training
+    segment_size: int = _flag(8192, "samples that decoder and discriminators see per utterance")
+    discriminator_width: int = _flag(1024, "widest layer of the discriminators (Piper: 1024)")
+
+    def __post_init__(self) -> None:
+        if self.num_speakers > 1 and self.gin_channels <= 0:
+            object.__setattr__(self, "gin_channels", 512)  # Piper's default
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for both networks, and the weights of the losses."""
+
+    learning_rate: float = _flag(2e-4, "generator's learning rate")
+    learning_rate_d: float = _flag(2e-4, "discriminators' learning rate")
+    betas: tuple[float, float] = _flag((0.8, 0.99), "AdamW betas, generator")
+    betas_d: tuple[float, float] = _flag((0.8, 0.99), "AdamW betas, discriminators")
+    eps: float = _flag(1e-9, "AdamW epsilon")
+    weight_decay: float = _flag(0.01, "AdamW decoupled weight decay (PyTorch's default)")
+    lr_decay: float = _flag(0.999875, "learning rate multiplier per epoch, generator")
+    lr_decay_d: float = _flag(0.999875, "learning rate multiplier per epoch, discriminators")
+    c_mel: float = _flag(45.0, "weight of the mel reconstruction loss")
+    c_kl: float = _flag(1.0, "weight of the KL divergence")
+    c_dur: float = _flag(1.0, "weight of the duration loss")
+    c_fm: float = _flag(2.0, "weight of the feature matching loss")
+    c_gen: float = _flag(1.0, "weight of the adversarial loss")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which utterances, and how they become batches."""
+
+    dataset_dir: str | None = _flag(None, "directory that preprocess wrote (required)")
+    batch_size: int | None = _flag(
+        None, "utterances per step, over all devices (required; Lightning's is per device)"
+    )
+    validation_split: float = _flag(0.1, "fraction of the utterances held out for validation")
+    num_test_examples: int = _flag(5, "utterances held out and spoken after each validation")
+    max_phoneme_ids: int | None = _flag(None, "leave out utterances with more phoneme ids")
+    num_buckets: int = _flag(4, "most batch shapes to compile; more shapes waste less padding")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Length, place and bookkeeping of a run."""
+
+    seed: int = _flag(1234, "seed of every random choice")
+    max_epochs: int | None = _flag(
+        None, "stop after so many epochs (default: 1000 where max_steps is not given; -1: no limit)"
+    )
+    max_steps: int = _flag(-1, "stop after so many batches (-1: no limit)")
+    limit_train_batches: int | float = _flag(
+        1.0, "batches of an epoch to use: a fraction (1.0: all) or, as an integer, a number"
+    )
+    fast_dev_run: int = _flag(0, "run so many batches of training and validation, save nothing")
+    run_dir: str | None = _flag(None, "all of this run (default: a new runs/version_N)")
+    default_root_dir: str | None = _flag(
+        None, "where runs/ is made (default: the dataset directory)"
+    )
+    checkpoint_epochs: int | None = _flag(None, "save every N epochs (default: 1)")
+    checkpoint_steps: int | None = _flag(None, "save every N batches as well")
+    keep_newest: int = _flag(3, "checkpoints to keep: the newest N (-1: every one)")
+    keep_best: int = _flag(1, "and the N with the lowest validation mel loss")
+    keep_epochs: int | None = _flag(None, "and for ever the one at the end of every Nth epoch")
+    check_val_every_n_epoch: int = _flag(1, "validate every N epochs")
+    log_every_n_steps: int = _flag(50, "write scalars every N batches")
+    resume_from_checkpoint: str | None = _flag(
+        None, "start from another run's checkpoint: weights, optimizer, step, position"
+    )
+    accelerator: str = _flag("auto", "auto, cpu, gpu or tpu")
+    devices: int | str = _flag("auto", "how many devices to use (auto: all)")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of a run's configuration."""
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of the segment that the decoder generates in training."""
+        return self.model.segment_size // self.audio.hop_length
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """``{section: {flag: value}}`` in types that YAML and JSON hold."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, sections: Mapping[str, Mapping[str, Any]], where: str) -> Config:
+        """The reverse of `to_dict`.
+
+        Raises:
+            UserError: an unknown key or a value of another type; `where` names the source.
+        """
+        flat = {name: value for section in sections.values() for name, value in section.items()}
+        for name in flat:
+            if name not in FIELDS:
+                raise UserError(f"{where}: unknown key {name!r}")
+        return cls().replaced(
+            {n: convert(v, FIELDS[n].type, f"{where}: {n}") for n, v in flat.items()}
+        )
+
+    def replaced(self, values: Mapping[str, Any]) -> Config:
+        """With other values for some flags (``{"batch_size": 8, "seed": 1}``), any section."""
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            changes.setdefault(FIELDS[name].section, {})[name] = value
+        parts = {s: dataclasses.replace(getattr(self, s), **new) for s, new in changes.items()}
+        return dataclasses.replace(self, **parts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@dataclass(frozen=True)
+class Field:
+    """One flag: the section that holds it, its type, default and help."""
+
+    section: str
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def _fields() -> dict[str, Field]:
+    found = {}
+    for section, part in typing.get_type_hints(Config).items():
+        types_of = typing.get_type_hints(part)
+        for item in dataclasses.fields(part):
+            found[item.name] = Field(
+                section, item.name, types_of[item.name], item.default, item.metadata["help"]
+            )
+    return found
+
+
+FIELDS: Mapping[str, Field] = types.MappingProxyType(_fields())
+"""Every flag by name (with ``_``)."""
+
+FROM_DATASET = ("sample_rate", "num_symbols", "num_speakers")
+"""What only the dataset can say."""
+
+
+def convert(value: Any, kind: Any, where: str) -> Any:
+    """`value`, from YAML or as text from the command line, as a `kind`; else `UserError`."""
+    if isinstance(value, str) and kind is not str and kind != (str | None):
+        value = _literal(value, kind)
+    try:
+        return _as(value, kind)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{where}: got {value!r}, expected {describe(kind)}") from None
+
+
+def _literal(text: str, kind: Any) -> Any:
+    """A flag's text as YAML; a bare ``0.8,0.99`` and Python's ``(8, 8, 4)`` are sequences."""
+    if typing.get_origin(kind) is tuple:
+        text = text.strip().replace("(", "[").replace(")", "]")
+        text = text if text.startswith("[") and text.endswith("]") else f"[{text}]"
+        text = text.replace(",]", "]")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _as(value: Any, kind: Any) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return _as_union(value, args)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        if args[-1] is Ellipsis:
+            return tuple(_as(item, args[0]) for item in value)
+        return tuple(_as(item, part) for item, part in zip(value, args, strict=True))
+    if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)  # `resblock: 1` in YAML is a number
+    if kind is float and not isinstance(value, bool):
+        return float(value)  # YAML 1.1 reads 1e-4 as a string
+    if kind in (int, bool) and type(value) is kind:
+        return value
+    raise TypeError
+
+
+def _as_union(value: Any, kinds: tuple[Any, ...]) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    if type(value) in kinds:  # keeps 1 and 1.0 apart where both are allowed
+        return value
+    for kind in kinds:
+        if kind is not type(None):
+            try:
+                return _as(value, kind)
+            except (TypeError, ValueError):
+                continue
+    raise TypeError
+
+
+def describe(kind: Any) -> str:
+    """A type in the user's words."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return " or ".join(describe(part) for part in args if part is not type(None))
+    if origin is tuple:
+        return f"a list of {describe(args[0])}s" if args[-1] is Ellipsis else f"{len(args)} numbers"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    return names[kind] if origin is None and kind in names else str(kind)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of flags; keys may be spelt with ``-`` or ``_``."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values or {}, dict):
+        raise UserError(f"{path}: got {type(values).__name__}, expected `flag: value` lines")
+    return {str(key).replace("-", "_"): value for key, value in (values or {}).items()}
+
+
+def write_yaml(config: Config, path: Path) -> None:
+    """Write `config` so that ``--config`` reads it back.
+
+    What the dataset says stands in comments: it is not for a preset to set. The run
+    directory is left out, so that a moved run is not continued at its old place.
+    """
+    lines = ["# The resolved configuration of this run."]
+    for section, values in config.to_dict().items():
+        lines.append(f"\n# {section}")
+        for name, value in values.items():
+            text = yaml.safe_dump({name: value}, default_flow_style=True, width=10_000)
+            left_out = name in FROM_DATASET or name == "run_dir"
+            lines.append(("# " if left_out else "") + text.strip().strip("{}"))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,197 @@
+"""What a configuration may not say, found before anything is read, built or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from vits_jax.config import AudioConfig, Config, DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from vits_jax.errors import UserError
+
+ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
+
+
+def check(config: Config) -> None:
+    """Raise `UserError` for the first impossible value."""
+    for problem in problems(config):
+        raise UserError(problem)
+
+
+def problems(config: Config) -> Iterator[str]:
+    """One line for each impossible value: the flag, the value, what was expected."""
+    yield from _audio(config.audio)
+    yield from _model(config.model)
+    yield from _segment(config)
+    yield from _optimizer(config.optimizer)
+    yield from _data(config.data)
+    yield from _run(config.run)
+
+
+def _say(name: str, value: object, expected: str) -> str:
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"--{name.replace('_', '-')} {shown}: expected {expected}"
+
+
+def _at_least(part: object, least: int, *names: str) -> Iterator[str]:
+    for name in names:
+        value = getattr(part, name)
+        if value is not None and value < least:
+            yield _say(name, value, f"at least {least}")
+
+
+def _finite(part: object, *names: str) -> Iterator[str]:
+    for name in names:
+        value = getattr(part, name)
+        if not (math.isfinite(value) and value >= 0):
+            yield _say(name, value, "a finite number, at least 0")
+
+
+def _audio(audio: AudioConfig) -> Iterator[str]:
+    yield from _at_least(audio, 1, "filter_length", "hop_length", "win_length", "mel_channels")
+    if audio.win_length > audio.filter_length:
+        yield _say("win_length", audio.win_length, f"at most --filter-length {audio.filter_length}")
+    if audio.hop_length > audio.filter_length or (audio.filter_length - audio.hop_length) % 2:
+        yield _say(
+            "hop_length",
+            audio.hop_length,
+            f"at most --filter-length {audio.filter_length}, and an even difference to it",
+        )
+    nyquist = audio.sample_rate / 2
+    top = nyquist if audio.mel_fmax is None else audio.mel_fmax
+    if not 0 <= audio.mel_fmin < top:
+        yield _say("mel_fmin", audio.mel_fmin, f"from 0 to below the highest frequency {top}")
+    if not top <= nyquist:
+        yield _say("mel_fmax", audio.mel_fmax, f"at most half the sample rate, {nyquist}")
+
+
+def _model(model: ModelConfig) -> Iterator[str]:
+    yield from _at_least(
+        model,
+        1,
+        *("inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers"),
+        *("kernel_size", "upsample_initial_channel", "segment_size"),
+    )
+    yield from _at_least(model, 0, "gin_channels")
+    if model.inter_channels % 2:
+        yield _say("inter_channels", model.inter_channels, "an even number: the flow halves it")
+    if model.n_heads > 0 and model.hidden_channels % model.n_heads:
+        yield _say(
+            "hidden_channels", model.hidden_channels, f"a multiple of --n-heads {model.n_heads}"
+        )
+    if not 0 <= model.p_dropout < 1:
+        yield _say("p_dropout", model.p_dropout, "from 0 to below 1")
+    if model.discriminator_width < 1 or model.discriminator_width & (model.discriminator_width - 1):
+        yield _say("discriminator_width", model.discriminator_width, "a power of two")
+    yield from _decoder(model)
+
+
+def _decoder(model: ModelConfig) -> Iterator[str]:
+    stages, kernels = model.upsample_rates, model.upsample_kernel_sizes
+    if not stages or min(stages) < 1:
+        yield _say("upsample_rates", stages, "whole numbers of at least 1")
+        return
+    if len(kernels) != len(stages) or any((k - u) % 2 or k < u for k, u in zip(kernels, stages)):
+        yield _say(
+            "upsample_kernel_sizes",
+            kernels,
+            f"{len(stages)} numbers, each an even amount above its --upsample-rates, or equal",
+        )
+    if model.upsample_initial_channel % 2 ** len(stages):
+        yield _say(
+            "upsample_initial_channel",
+            model.upsample_initial_channel,
+            f"a multiple of {2 ** len(stages)}: each of --upsample-rates halves it",
+        )
+    if model.resblock not in ("1", "2"):
+        yield _say("resblock", model.resblock, "1 or 2")
+        return
+    sizes = model.resblock_kernel_sizes
+    if not sizes or any(k < 1 or k % 2 == 0 for k in sizes):
+        yield _say("resblock_kernel_sizes", sizes, "odd numbers")
+    per_block = {"1": 3, "2": 2}[model.resblock]  # Piper's blocks have that many convolutions
+    dilations = model.resblock_dilation_sizes
+    if len(dilations) != len(sizes) or any(
+        len(row) != per_block or min(row) < 1 for row in dilations
+    ):
+        yield _say(
+            "resblock_dilation_sizes",
+            dilations,
+            f"{len(sizes)} lists of {per_block} numbers (--resblock {model.resblock})",
+        )
+
+
+def _segment(config: Config) -> Iterator[str]:
+    audio, model = config.audio, config.model
+    upsampling = math.prod(model.upsample_rates)
+    if upsampling != audio.hop_length:
+        yield _say(
+            "upsample_rates",
+            model.upsample_rates,
+            f"a product of --hop-length {audio.hop_length}, got {upsampling}",
+        )
+    if audio.hop_length > 0 and model.segment_size % audio.hop_length:
+        near = max(1, round(model.segment_size / audio.hop_length)) * audio.hop_length
+        yield _say(
+            "segment_size",
+            model.segment_size,
+            f"a multiple of --hop-length {audio.hop_length}, such as {near}",
+        )
+    if model.segment_size < audio.min_samples:
+        yield _say(
+            "segment_size",
+            model.segment_size,
+            f"at least {audio.min_samples} samples: an FFT of {audio.filter_length} reflects them",
+        )
+
+
+def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
+    yield from _finite(
+        optimizer,
+        *("learning_rate", "learning_rate_d", "weight_decay"),
+        *("c_mel", "c_kl", "c_dur", "c_fm", "c_gen"),
+    )
+    for name in ("betas", "betas_d"):
+        value = getattr(optimizer, name)
+        if not all(0 <= beta < 1 for beta in value):
+            yield _say(name, value, "two numbers from 0 to below 1")
+    for name in ("eps", "lr_decay", "lr_decay_d"):
+        value = getattr(optimizer, name)
+        if not (math.isfinite(value) and value > 0):
+            yield _say(name, value, "a finite number above 0")
+
+
+def _data(data: DataConfig) -> Iterator[str]:
+    yield from _at_least(data, 1, "batch_size", "max_phoneme_ids", "num_buckets")
+    yield from _at_least(data, 0, "num_test_examples")
+    if not 0 <= data.validation_split < 1:
+        yield _say("validation_split", data.validation_split, "from 0 to below 1")
+
+
+def _run(run: RunConfig) -> Iterator[str]:
+    yield from _at_least(run, -1, "max_epochs", "max_steps", "keep_newest")
+    yield from _at_least(run, 0, "fast_dev_run", "keep_best")
+    yield from _at_least(
+        run,
+        1,
+        *("checkpoint_epochs", "checkpoint_steps", "keep_epochs"),
+        *("check_val_every_n_epoch", "log_every_n_steps"),
+    )
+    if not 0 <= run.seed < 2**32:
+        yield _say("seed", run.seed, f"from 0 to {2**32 - 1}")
+    if run.keep_newest == 0:
+        yield _say("keep_newest", 0, "at least 1, or -1 to keep every checkpoint")
+    part, whole = run.limit_train_batches, isinstance(run.limit_train_batches, int)
+    if part < 1 if whole else not 0 < part <= 1:
+        yield _say(
+            "limit_train_batches",
+            part,
+            "a fraction of an epoch above 0 and up to 1.0, or a whole number of batches",
+        )
+    if run.accelerator not in ACCELERATORS:
+        yield _say("accelerator", run.accelerator, f"one of {', '.join(ACCELERATORS)}")
+    if not (run.devices == "auto" or (isinstance(run.devices, int) and run.devices >= 1)):
+        yield _say(
+            "devices",
+            run.devices,
+            "a number of devices, or auto (CUDA_VISIBLE_DEVICES chooses among GPUs)",
+        )

@@ -1,0 +1,1 @@
+"""Recordings to batches: corpus, audio files, store, manifest, batch plan. No JAX here."""

@@ -1,0 +1,273 @@
+"""The batch plan: which utterances are trained on together, in which shape and order.
+
+A plan is a pure function of the dataset's lengths, the seed and the epoch, so every
+process computes the same one and loads only its own rows, and a run continues exactly
+where it stopped from two numbers: epoch and batch in epoch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vits_jax.data.buckets import Bucket, Schedule, assign, choose_buckets, schedule
+from vits_jax.data.manifest import Dataset
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The batches of one epoch, in order.
+
+    Attributes:
+      buckets: int ``[steps]``, index of each batch's bucket.
+      rows: int64 ``[steps, batch_size]``, rows of the dataset.
+      weight: float32 ``[steps, batch_size]``: 1, or 0 for a row that repeats another of
+        its batch to fill it.
+    """
+
+    buckets: np.ndarray
+    rows: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How some rows of a dataset become batches.
+
+    Attributes:
+      buckets: the shapes; not each of them need occur.
+      batch_size: rows of a batch, over all processes.
+      hop_length: samples per frame.
+      seed: of the shuffling; None: always the same order.
+      members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
+      schedule: batches of each bucket.
+      padding: share of an epoch's frames that no utterance fills.
+    """
+
+    buckets: tuple[Bucket, ...]
+    batch_size: int
+    hop_length: int
+    seed: int | None
+    members: tuple[np.ndarray, ...]
+    schedule: Schedule
+    padding: float
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of every epoch."""
+        return sum(self.schedule.batches)
+
+    @property
+    def used_buckets(self) -> tuple[Bucket, ...]:
+        """The shapes that occur, each of which is compiled once."""
+        return tuple(b for b, n in zip(self.buckets, self.schedule.batches, strict=True) if n)
+
+    def epoch(self, epoch: int) -> EpochPlan:
+        """The batches of an epoch: each row in exactly one of them, with weight 1."""
+        random = None if self.seed is None else np.random.default_rng([self.seed, epoch])
+        steps, size = self.steps_per_epoch, self.batch_size
+        rows = np.empty((steps, size), np.int64)
+        weight = np.ones((steps, size), np.float32)
+        step = 0
+        carried = np.empty(0, np.int64)
+        for members, batches, carries in zip(
+            self.members, self.schedule.batches, self.schedule.carries, strict=True
+        ):
+            pool = np.concatenate([carried, members])
+            if random is not None:
+                random.shuffle(pool)
+            used = min(len(pool), batches * size)
+            carried = pool[used:] if carries else carried[:0]
+            if batches:
+                # Only the last batch can lack rows, and it has one at least to repeat.
+                index = np.arange(batches * size)
+                index[-size:] = index[-size] + np.arange(size) % (used - (batches - 1) * size)
+                rows[step : step + batches] = pool[index].reshape(batches, size)
+                weight[step : step + batches].reshape(-1)[used:] = 0
+            step += batches
+        buckets = np.repeat(np.arange(len(self.buckets)), self.schedule.batches)
+        order = np.arange(steps) if random is None else random.permutation(steps)
+        return EpochPlan(buckets[order], rows[order], weight[order])
+
+
+def make_plan(
+    dataset: Dataset,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    hop_length: int,
+    segment_frames: int,
+    num_buckets: int,
+    seed: int,
+    also_fit: np.ndarray | None = None,
+) -> Plan:
+    """The plan of the rows that are trained on, shuffled anew each epoch.
+
+    Args:
+      dataset: gives the lengths.
+      rows: int ``[…]``, rows to train on; at least one.
+      batch_size: rows of a batch, over all processes.
+      hop_length: samples per frame.
+      segment_frames: frames that the decoder generates; every bucket holds so many.
+      num_buckets: most shapes.
+      seed: of the shuffling.
+      also_fit: rows that `validation_plan` will put into the same buckets: the largest
+        bucket is widened for them.
+    """
+    phonemes, frames = _lengths(dataset, rows, hop_length)
+    buckets = choose_buckets(phonemes, frames, batch_size, num_buckets, segment_frames)
+    if also_fit is not None and len(also_fit):
+        widest = choose_buckets(*_lengths(dataset, also_fit, hop_length), 1, 1, segment_frames)[0]
+        last = Bucket(
+            max(buckets[-1].phonemes, widest.phonemes), max(buckets[-1].frames, widest.frames)
+        )
+        buckets = (*buckets[:-1], last)
+    return _plan(dataset, rows, buckets, batch_size, hop_length, seed)
+
+
+def validation_plan(plan: Plan, dataset: Dataset, rows: np.ndarray) -> Plan:
+    """The plan of other rows in the same shapes, never shuffled.
+
+    Only shapes that training compiles are used. Without rows the plan has no steps.
+
+    Raises:
+      ValueError: a row fits no bucket (it was not in `make_plan`'s `also_fit`).
+    """
+    return _plan(dataset, rows, plan.used_buckets, plan.batch_size, plan.hop_length, None)
+
+
+def _plan(
+    dataset: Dataset,
+    rows: np.ndarray,
+    buckets: tuple[Bucket, ...],
+    batch_size: int,
+    hop_length: int,
+    seed: int | None,
+) -> Plan:
+    phonemes, frames = _lengths(dataset, rows, hop_length)
+    bucket_of = assign(buckets, phonemes, frames)
+    members = tuple(np.asarray(rows, np.int64)[bucket_of == i] for i in range(len(buckets)))
+    epoch = schedule(tuple(map(len, members)), buckets, batch_size)
+    padded = sum(n * batch_size * b.frames for n, b in zip(epoch.batches, buckets, strict=True))
+    padding = 1 - int(frames.sum()) / padded if padded else 0.0
+    return Plan(buckets, batch_size, hop_length, seed, members, epoch, padding)
+
+
+def _lengths(dataset: Dataset, rows: np.ndarray, hop_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Phoneme ids and frames that each row needs; a last, partial frame needs a whole one."""
+    samples = dataset.samples[rows].astype(np.int64)
+    return dataset.id_lengths[rows], -(-samples // hop_length)
+
+
+def load_batch(
+    dataset: Dataset,
+    bucket: Bucket,
+    rows: Sequence[int] | np.ndarray,
+    weight: np.ndarray,
+    hop_length: int,
+) -> Batch:
+    """Read some rows and pad them with zeros to a bucket's shape.
+
+    Returns:
+      ``phoneme_ids`` int32 ``[rows, phonemes]``, ``phoneme_lengths`` int32 ``[rows]``,
+      ``audio`` int16 ``[rows, frames · hop_length]``, ``audio_lengths`` (samples) int32
+      ``[rows]``, ``speaker_ids`` int32 ``[rows]``, ``weight`` float32 ``[rows]``.
+    """
+    phoneme_ids = np.zeros((len(rows), bucket.phonemes), np.int32)
+    audio = np.zeros((len(rows), bucket.frames * hop_length), np.int16)
+    for i, row in enumerate(rows):
+        ids, samples = dataset.phoneme_ids(row), dataset.audio(row)
+        phoneme_ids[i, : len(ids)] = ids
+        audio[i, : len(samples)] = samples
+    return {
+        "phoneme_ids": phoneme_ids,
+        "phoneme_lengths": dataset.id_lengths[rows].astype(np.int32),
+        "audio": audio,
+        "audio_lengths": dataset.samples[rows].astype(np.int32),
+        "speaker_ids": dataset.speaker_ids[rows].astype(np.int32),
+        "weight": np.asarray(weight, np.float32),
+    }
+
+
+def batches(
+    dataset: Dataset,
+    plan: Plan,
+    epoch: int = 0,
+    start_batch: int = 0,
+    num_batches: int | None = None,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 4,
+    prefetch: int = 8,
+) -> Iterator[tuple[Bucket, Batch]]:
+    """Batches in order, read ahead by threads.
+
+    Args:
+      dataset: to read from.
+      plan: of the batches.
+      epoch, start_batch: the first batch, as positions in the plan.
+      num_batches: how many, into later epochs if need be (default: the rest of the epoch).
+      process_index, process_count: this process gets rows
+        ``[process_index · n : (process_index + 1) · n]`` of each batch, n = rows / processes.
+      num_threads: that read.
+      prefetch: batches held ready.
+
+    Yields:
+      The batch's shape, and this process's rows of it.
+    """
+    import grain  # takes seconds to import: only where batches are read
+
+    if plan.batch_size % process_count:
+        raise ValueError(f"{plan.batch_size} rows do not divide by {process_count} processes")
+    if num_batches is None:
+        num_batches = plan.steps_per_epoch - start_batch
+    if num_batches <= 0:
+        return
+    rows = plan.batch_size // process_count
+    source = _Source(
+        dataset=dataset,
+        plan=plan,
+        first=epoch * plan.steps_per_epoch + start_batch,
+        length=num_batches,
+        part=slice(process_index * rows, (process_index + 1) * rows),
+    )
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+    yield from grain.MapDataset.source(source).to_iter_dataset(options)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Random access to a process's part of consecutive batches, for Grain."""
+
+    dataset: Dataset
+    plan: Plan
+    first: int
+    length: int
+    part: slice
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Bucket, Batch]:
+        epoch, step = divmod(self.first + int(index), self.plan.steps_per_epoch)
+        planned = self._epoch(epoch)
+        bucket = self.plan.buckets[planned.buckets[step]]
+        batch = load_batch(
+            self.dataset,
+            bucket,
+            planned.rows[step, self.part],
+            planned.weight[step, self.part],
+            self.plan.hop_length,
+        )
+        return bucket, batch
+
+    @functools.cached_property
+    def _epoch(self) -> functools._lru_cache_wrapper[EpochPlan]:
+        # Two: threads read ahead into the next epoch while this one is not done.
+        return functools.lru_cache(maxsize=2)(self.plan.epoch)

@@ -1,0 +1,395 @@
+"""A prepared directory (``config.json``, ``dataset.jsonl``, audio), read and checked.
+
+What is broken is refused with one line that says where; what merely cannot be trained on
+(more phoneme ids than frames) is left out by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vits_jax.data import store as stores
+from vits_jax.data.left_out import LeftOut
+from vits_jax.data.packing import pack
+from vits_jax.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VoiceConfig:
+    """What ``config.json`` says of the voice; `raw` is all of it."""
+
+    path: Path
+    sample_rate: int
+    num_symbols: int
+    num_speakers: int
+    speaker_id_map: dict[str, int]
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Utterances in columns: row i of every array is one utterance.
+
+    Attributes:
+      directory: the prepared directory.
+      config: its ``config.json``.
+      store: the audio.
+      ids: uint16 or int32, the phoneme ids of all utterances one after another.
+      id_starts: int64 ``[utterances]``, where each utterance's ids begin in `ids`.
+      id_lengths: int32 ``[utterances]``, how many ids it has.
+      samples: int32 ``[utterances]``, length of the audio.
+      speaker_ids: int32 ``[utterances]``, zeros with one speaker.
+      records: int32 ``[utterances]``, number of the audio's record in the store.
+      keys: uint64 ``[utterances]``, a hash of text, speaker and file name: the same
+        utterance has the same key wherever the directory lies and whatever else is in it.
+      lines: int32 ``[utterances]``, line in ``dataset.jsonl``, from 1.
+      line_starts: int64 ``[utterances]``, byte at which that line begins.
+      left_out: utterances of the directory that are not among these, with their reasons.
+    """
+
+    directory: Path
+    config: VoiceConfig
+    store: stores.Store
+    ids: np.ndarray
+    id_starts: np.ndarray
+    id_lengths: np.ndarray
+    samples: np.ndarray
+    speaker_ids: np.ndarray
+    records: np.ndarray
+    keys: np.ndarray
+    lines: np.ndarray
+    line_starts: np.ndarray
+    left_out: list[LeftOut]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def seconds(self) -> float:
+        """Length of all the audio."""
+        return float(self.samples.sum(dtype=np.int64)) / self.config.sample_rate
+
+    def phoneme_ids(self, row: int) -> np.ndarray:
+        """``[ids]`` of an utterance."""
+        start = self.id_starts[row]
+        return self.ids[start : start + self.id_lengths[row]]
+
+    def audio(self, row: int) -> np.ndarray:
+        """int16 ``[samples]`` of an utterance."""
+        return self.store.audio(self.records[row])
+
+    def text(self, row: int) -> str:
+        """What is spoken, as ``dataset.jsonl`` says; empty where it does not say."""
+        return str(_entry(self.directory, self.line_starts[row]).get("text") or "")
+
+
+def load_dataset(
+    dataset_dir: str | Path,
+    *,
+    hop_length: int,
+    min_samples: int,
+    max_phoneme_ids: int | None = None,
+    cache_dir: Path | None = None,
+) -> Dataset:
+    """Read and check a prepared directory.
+
+    Audio files that ``dataset.jsonl`` names one by one are packed into a store first, once.
+
+    Args:
+      dataset_dir: holds ``config.json`` and ``dataset.jsonl``.
+      hop_length: samples per frame.
+      min_samples: fewest samples that can be analysed.
+      max_phoneme_ids: leave out utterances with more.
+      cache_dir: where to pack (default: in `dataset_dir`).
+
+    Raises:
+      UserError: anything is missing or broken, or no utterance is left.
+    """
+    directory = Path(dataset_dir)
+    config = read_config(directory)
+    columns = _read_columns(directory / "dataset.jsonl", config)
+    store, records = _find_audio(directory, config, columns, cache_dir or directory)
+    samples = store.samples[records]
+    id_lengths = np.asarray(columns.id_lengths)
+    most_ids = np.iinfo(np.int32).max if max_phoneme_ids is None else max_phoneme_ids
+    fits = (samples >= min_samples) & (id_lengths <= samples // hop_length)
+    keep = fits & (id_lengths <= most_ids)
+    left_out = [
+        _left_out(directory, columns, row, int(samples[row]), hop_length, min_samples, most_ids)
+        for row in np.flatnonzero(~keep).tolist()
+    ]
+    if not keep.any():
+        raise UserError(
+            f"{columns.path}: no utterance is left of {len(keep)}; the first: {left_out[0]}"
+        )
+    speaker_ids = np.asarray(columns.speaker_ids)[keep]
+    _warn_of_absent_speakers(config, speaker_ids)
+    return Dataset(
+        directory=directory,
+        config=config,
+        store=store,
+        ids=np.asarray(columns.ids),
+        id_starts=(np.cumsum(id_lengths, dtype=np.int64) - id_lengths)[keep],
+        id_lengths=id_lengths[keep],
+        samples=samples[keep],
+        speaker_ids=speaker_ids,
+        records=records[keep],
+        keys=np.asarray(columns.keys)[keep],
+        lines=np.asarray(columns.lines)[keep],
+        line_starts=np.asarray(columns.line_starts)[keep],
+        left_out=left_out,
+    )
+
+
+def read_config(dataset_dir: str | Path) -> VoiceConfig:
+    """Read and check a prepared directory's ``config.json``.
+
+    Raises:
+      UserError: the directory or the file is missing, or the file is not what it should be.
+    """
+    directory = Path(dataset_dir)
+    if not directory.is_dir():
+        raise UserError(
+            f"{directory} is not a directory: --dataset-dir names what preprocess wrote"
+        )
+    path = directory / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: preprocess writes it")
+    raw = _json_object(str(path), path.read_bytes())
+    audio = raw.get("audio")
+    if not isinstance(audio, dict):
+        raise UserError(f"{path}: no key 'audio' with a 'sample_rate' in it")
+    speakers = raw.get("speaker_id_map") or {}
+    if not isinstance(speakers, dict) or not all(_is_integer(i) for i in speakers.values()):
+        raise UserError(f"{path}: speaker_id_map should give each speaker's name a whole number")
+    config = VoiceConfig(
+        path=path,
+        sample_rate=_positive(path, audio, "sample_rate", "audio.sample_rate"),
+        num_symbols=_positive(path, raw, "num_symbols"),
+        num_speakers=_positive(path, raw, "num_speakers"),
+        speaker_id_map=speakers,
+        raw=raw,
+    )
+    for name, number in speakers.items():
+        if not 0 <= number < config.num_speakers:
+            raise UserError(
+                f"{path}: speaker_id_map gives {name!r} the id {number}, "
+                f"num_speakers is {config.num_speakers}"
+            )
+    return config
+
+
+@dataclass
+class _Columns:
+    """``dataset.jsonl`` as it was read, one entry per line.
+
+    `audio` is a record's number where `store` names a store, and an index into `files`
+    where it is empty.
+    """
+
+    path: Path
+    ids: array[int]
+    id_lengths: array[int] = field(default_factory=lambda: array("i"))
+    speaker_ids: array[int] = field(default_factory=lambda: array("i"))
+    keys: array[int] = field(default_factory=lambda: array("Q"))
+    lines: array[int] = field(default_factory=lambda: array("i"))
+    line_starts: array[int] = field(default_factory=lambda: array("q"))
+    audio: array[int] = field(default_factory=lambda: array("i"))
+    files: dict[str, int] = field(default_factory=dict)
+    store: str | None = None
+
+
+def _read_columns(path: Path, config: VoiceConfig) -> _Columns:
+    # 16 bits hold Piper's ids and keep the ids of half a million utterances under 200 MB.
+    columns = _Columns(path, ids=array("H" if config.num_symbols <= 1 << 16 else "i"))
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: preprocess writes it")
+    for number, start, line in _lines(path):
+        where = f"{path}:{number}"
+        entry = _json_object(where, line)
+        ids = _required(where, entry, "phoneme_ids", list, "a list of whole numbers")
+        audio_path = _required(where, entry, "audio_norm_path", str, "the name of its audio")
+        _check_ids(where, ids, config)
+        record = stores.parse_record_name(audio_path)
+        store = record[0] if record else ""
+        if columns.store not in (None, store):
+            raise UserError(
+                f"{where}: audio_norm_path {audio_path!r} is not in {columns.store or 'a file'} "
+                f"as in line {columns.lines[0]}: all audio should be in one store, or all in files"
+            )
+        columns.store = store
+        columns.audio.append(
+            record[1] if record else columns.files.setdefault(audio_path, len(columns.files))
+        )
+        columns.ids.extend(ids)
+        columns.id_lengths.append(len(ids))
+        columns.speaker_ids.append(_speaker_id(where, entry, config))
+        columns.keys.append(_key(entry, ids, audio_path))
+        columns.lines.append(number)
+        columns.line_starts.append(start)
+    if not columns.lines:
+        raise UserError(f"{path}: no utterance in it")
+    return columns
+
+
+def _check_ids(where: str, ids: list[Any], config: VoiceConfig) -> None:
+    if not ids:
+        raise UserError(f"{where}: phoneme_ids is empty")
+    for number in ids:
+        if not _is_integer(number) or not 0 <= number < config.num_symbols:
+            raise UserError(
+                f"{where}: phoneme id {number!r} is not a whole number "
+                f"from 0 to {config.num_symbols - 1} (num_symbols in {config.path})"
+            )
+
+
+def _speaker_id(where: str, entry: dict[str, Any], config: VoiceConfig) -> int:
+    if config.num_speakers == 1:
+        return 0  # as Piper: with one speaker nobody looks at it
+    number = entry.get("speaker_id")
+    if number is None:
+        raise UserError(
+            f"{where}: no speaker_id, but num_speakers is {config.num_speakers} in {config.path}"
+        )
+    if not _is_integer(number) or not 0 <= number < config.num_speakers:
+        raise UserError(
+            f"{where}: speaker_id {number!r} is not a whole number "
+            f"from 0 to {config.num_speakers - 1} (num_speakers in {config.path})"
+        )
+    return number
+
+
+def _key(entry: dict[str, Any], ids: list[int], audio_path: str) -> int:
+    """A hash of what the utterance is, not of where it lies or what its ids happen to be."""
+    recording = entry.get("audio_path") or audio_path
+    name = Path(str(recording).replace("\\", "/")).name
+    identity = [name, entry.get("speaker"), entry.get("text") or ids]
+    digest = hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _find_audio(
+    directory: Path, config: VoiceConfig, columns: _Columns, cache_dir: Path
+) -> tuple[stores.Store, np.ndarray]:
+    """The store, and the record of each line (int32 ``[lines]``)."""
+    audio = np.asarray(columns.audio)
+    if not columns.store:
+        first_lines = np.asarray(columns.lines)[np.unique(audio, return_index=True)[1]]
+        wheres = [f"{columns.path}:{line}" for line in first_lines]
+        store, records = pack(directory, cache_dir, config, list(columns.files), wheres)
+        return store, records[audio]
+    store = stores.open_store(directory / columns.store)
+    if store.sample_rate != config.sample_rate:
+        raise UserError(
+            f"{config.path}: audio.sample_rate is {config.sample_rate}, "
+            f"but {store.directory} holds audio of {store.sample_rate}: run preprocess again"
+        )
+    beyond = np.flatnonzero(audio >= len(store.samples))
+    if len(beyond):
+        raise UserError(
+            f"{columns.path}:{columns.lines[beyond[0]]}: audio_norm_path names record "
+            f"{audio[beyond[0]]} of {store.directory}, which has {len(store.samples)}"
+        )
+    return store, audio
+
+
+def _left_out(
+    directory: Path,
+    columns: _Columns,
+    row: int,
+    samples: int,
+    hop_length: int,
+    min_samples: int,
+    most_ids: int,
+) -> LeftOut:
+    ids, frames = columns.id_lengths[row], samples // hop_length
+    if ids > most_ids:
+        kind, numbers = "too many phoneme ids", f"{ids}, at most {most_ids}"
+    elif ids > frames:
+        kind, numbers = "more phoneme ids than frames", f"{ids} ids, {frames} frames"
+    else:
+        kind, numbers = "too short", f"{samples} samples, at least {min_samples} are needed"
+    entry = _entry(directory, columns.line_starts[row])
+    name = Path(str(entry.get("audio_path") or entry["audio_norm_path"])).name
+    return LeftOut(f"dataset.jsonl:{columns.lines[row]}", name, kind, f"{kind}: {numbers}")
+
+
+def _warn_of_absent_speakers(config: VoiceConfig, speaker_ids: np.ndarray) -> None:
+    if config.num_speakers == 1:
+        return
+    counts = np.bincount(speaker_ids, minlength=config.num_speakers)
+    names = {number: name for name, number in config.speaker_id_map.items()}
+    absent = [names.get(i, str(i)) for i in np.flatnonzero(counts == 0).tolist()]
+    if absent:
+        shown = ", ".join(absent[:10]) + (", …" if len(absent) > 10 else "")
+        _LOGGER.warning(
+            "warning: %d of %d speakers in %s have no utterance: %s",
+            len(absent),
+            config.num_speakers,
+            config.path,
+            shown,
+        )
+
+
+def _entry(directory: Path, line_start: int) -> dict[str, Any]:
+    with (directory / "dataset.jsonl").open("rb") as file:
+        file.seek(int(line_start))
+        return json.loads(file.readline().decode("utf-8-sig"))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number (from 1), first byte and content of each line that is not blank."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, start, line
+            start += len(line)
+
+
+def _json_object(where: str, text: bytes) -> dict[str, Any]:
+    """A JSON object; `where` is the line of a one-line text, or the file of a longer one."""
+    try:
+        value = json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 (byte {error.start + 1})") from error
+    except json.JSONDecodeError as error:
+        line = f":{error.lineno}" if where.endswith(".json") else ""
+        raise UserError(
+            f"{where}{line}: broken JSON: {error.msg} (column {error.colno})"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{where}: broken JSON: nested too deep") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object {{…}}, got {type(value).__name__}")
+    return value
+
+
+def _required(where: str, entry: dict[str, Any], key: str, kind: type, meaning: str) -> Any:
+    if key not in entry:
+        raise UserError(f"{where}: no key {key!r} ({meaning})")
+    if not isinstance(entry[key], kind):
+        raise UserError(f"{where}: {key} is {entry[key]!r}, expected {meaning}")
+    return entry[key]
+
+
+def _positive(path: Path, entry: dict[str, Any], key: str, shown: str | None = None) -> int:
+    value = _required(str(path), entry, key, object, "a whole number above 0")
+    if not _is_integer(value) or not 0 < value < 1 << 31:
+        raise UserError(f"{path}: {shown or key} is {value!r}, expected a whole number above 0")
+    return value
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,143 @@
+"""Scale and period discriminators of HiFi-GAN (Kong et al. 2020, 2.3).
+
+A training step needs two gradients from them: of their own loss with respect to their
+parameters, over real and generated audio, and of the generator's loss with respect to
+the generated audio alone. Both come from one forward pass: between feature maps the
+network is linear but for leaky ReLUs, whose slopes the feature maps show by their
+sign. ``linearised`` is that linear function, and its transpose the second gradient.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vits_jax.config import ModelConfig
+from vits_jax.model.layers import LEAKY_SLOPE, WeightNorm, conv1d, leaky_relu
+
+PERIODS = (2, 3, 5, 7, 11)
+PIPER_WIDTH = 1024
+Features = list[jax.Array]  # of one sub-discriminator, layer by layer, the decision last
+
+
+class DiscriminatorConv(WeightNorm):
+    """A weight-normalised convolution over time; ``[out, in, k, 1]`` where Piper's is 2-D."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        k: int,
+        *,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        groups: int = 1,
+        two_d: bool = False,
+    ):
+        self.stride, self.groups, self.padding = stride, groups, (k - 1) // 2
+        shape = (c_out, c_in // groups, k, 1) if two_d else (c_out, c_in // groups, k)
+        self.init_weight(rngs, shape, c_out, (c_in // groups * k) ** -0.5)
+
+    def linear(self, x: jax.Array) -> jax.Array:
+        """The convolution without its bias, ``[N, T, in]`` to ``[N, T', out]``."""
+        weight = self.weight.reshape(self.weight_v.shape[:3])
+        return conv1d(x, weight, stride=self.stride, padding=self.padding, groups=self.groups)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.linear(x)
+        return y + self.bias[...].astype(y.dtype)
+
+
+class SubDiscriminator(nnx.Module):
+    """Convolutions with leaky ReLUs, over a signal folded by a period (1: not folded)."""
+
+    period: int
+    convs: nnx.List
+    conv_post: DiscriminatorConv
+
+    def fold(self, audio: jax.Array) -> jax.Array:
+        """``[B, T]`` to ``[B * period, T', 1]``, its end reflected to a whole period."""
+        audio = jnp.pad(audio, ((0, 0), (0, -audio.shape[1] % self.period)), mode="reflect")
+        folded = audio.reshape(audio.shape[0], -1, self.period).swapaxes(1, 2)
+        return folded.reshape(audio.shape[0] * self.period, -1, 1)
+
+    def _per_row(self, features: Features) -> Features:
+        return [f.reshape(-1, self.period, *f.shape[1:]) for f in features]
+
+    def __call__(self, audio: jax.Array) -> Features:
+        """Feature maps ``[B, period, T', C]`` of ``audio [B, T]``."""
+        x, features = self.fold(audio), []
+        for conv in self.convs:
+            x = leaky_relu(conv(x))
+            features.append(x)
+        return self._per_row([*features, self.conv_post(x)])
+
+    def linearised(self, features: Features, tangent: jax.Array) -> Features:
+        """Change of the feature maps for a change ``tangent [B, T]`` of their audio."""
+        x, changes = self.fold(tangent), []
+        for conv, feature in zip(self.convs, features):
+            feature = feature.reshape(-1, *feature.shape[2:])
+            x = conv.linear(x)
+            x = jnp.where(feature > 0, x, x * LEAKY_SLOPE)
+            changes.append(x)
+        return self._per_row([*changes, self.conv_post.linear(x)])
+
+
+class DiscriminatorS(SubDiscriminator):
+    """Looks at the waveform as it is, with grouped strided convolutions."""
+
+    def __init__(self, scale: float, *, rngs: nnx.Rngs):
+        self.period = 1
+        self.convs = nnx.List()
+        c_in = 1
+        layers = (
+            (16, 15, 1),
+            (64, 41, 4),
+            (256, 41, 4),
+            (1024, 41, 4),
+            (1024, 41, 4),
+            (1024, 5, 1),
+        )
+        for width, k, stride in layers:
+            c_out = max(1, int(width * scale))
+            groups = max(1, c_in // 4) if k == 41 else 1  # 4 channels per group
+            self.convs.append(
+                DiscriminatorConv(c_in, c_out, k, stride=stride, groups=groups, rngs=rngs)
+            )
+            c_in = c_out
+        self.conv_post = DiscriminatorConv(c_in, 1, 3, rngs=rngs)
+
+
+class DiscriminatorP(SubDiscriminator):
+    """Looks at every ``period``-th sample."""
+
+    def __init__(self, period: int, scale: float, *, rngs: nnx.Rngs):
+        self.period = period
+        self.convs = nnx.List()
+        c_in = 1
+        for width, stride in ((32, 3), (128, 3), (512, 3), (1024, 3), (1024, 1)):
+            c_out = max(1, int(width * scale))
+            self.convs.append(
+                DiscriminatorConv(c_in, c_out, 5, stride=stride, two_d=True, rngs=rngs)
+            )
+            c_in = c_out
+        self.conv_post = DiscriminatorConv(c_in, 1, 3, two_d=True, rngs=rngs)
+
+
+class MultiPeriodDiscriminator(nnx.Module):
+    """One scale and five period discriminators."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        scale = config.discriminator_width / PIPER_WIDTH
+        self.discriminators = nnx.List([DiscriminatorS(scale, rngs=rngs)])
+        for period in PERIODS:
+            self.discriminators.append(DiscriminatorP(period, scale, rngs=rngs))
+
+    def __call__(self, audio: jax.Array) -> list[Features]:
+        """Feature maps of every sub-discriminator for ``audio [B, T]``."""
+        return [discriminator(audio) for discriminator in self.discriminators]
+
+    def linearised(self, features: list[Features], tangent: jax.Array) -> list[Features]:
+        """Change of ``features``, which are those of some audio, as that changes by ``tangent``."""
+        return [d.linearised(f, tangent) for d, f in zip(self.discriminators, features)]

@@ -1,0 +1,70 @@
+"""Both networks of a configuration: as modules without values, and freshly initialised."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vits_jax.config import Config
+from vits_jax.model.discriminator import MultiPeriodDiscriminator
+from vits_jax.model.parameters import Parameters, flatten
+from vits_jax.model.synthesizer import Synthesizer
+
+
+class Networks(NamedTuple):
+    """Modules to ``bind`` parameters to; their own are shapes only."""
+
+    generator: Synthesizer
+    discriminator: MultiPeriodDiscriminator
+
+
+def _build(config: Config, rngs: nnx.Rngs) -> Networks:
+    return Networks(
+        Synthesizer(config.model, config.audio, rngs=rngs),
+        MultiPeriodDiscriminator(config.model, rngs=rngs),
+    )
+
+
+class _Draws(nnx.Rngs):
+    """Numbers for the initial values, cut one after another from two long draws.
+
+    A draw for each of some 400 tensors would take XLA over a minute to compile. Without
+    the draws all numbers are zero, which counts how many it takes.
+    """
+
+    def __init__(self, uniform: jax.Array | None = None, normal: jax.Array | None = None):
+        self.sources = nnx.static({"uniform": uniform, "normal": normal})
+        self.used = nnx.static({"uniform": 0, "normal": 0})
+
+    def _take(self, kind: str, shape: tuple[int, ...]) -> jax.Array:
+        source, start = self.sources[kind], self.used[kind]
+        self.used[kind] = end = start + math.prod(shape)
+        return jnp.zeros(shape) if source is None else source[start:end].reshape(shape)
+
+    def uniform(self, shape: tuple[int, ...]) -> jax.Array:
+        return self._take("uniform", shape)
+
+    def normal(self, shape: tuple[int, ...]) -> jax.Array:
+        return self._take("normal", shape)
+
+
+def abstract_networks(config: Config) -> Networks:
+    """The networks' structure; nothing is computed."""
+    return nnx.eval_shape(lambda: _build(config, _Draws()))
+
+
+def initial_parameters(config: Config, key: jax.Array) -> dict[str, Parameters]:
+    """Piper's initial values, ``{"model_g": {name: array}, "model_d": ...}``; pure in ``key``."""
+    counting = _Draws()
+    nnx.eval_shape(lambda: _build(config, counting))
+    for_uniform, for_normal = jax.random.split(key)
+    draws = _Draws(
+        jax.random.uniform(for_uniform, (counting.used["uniform"],)),
+        jax.random.normal(for_normal, (counting.used["normal"],)),
+    )
+    generator, discriminator = _build(config, draws)
+    return {"model_g": flatten(generator), "model_d": flatten(discriminator)}

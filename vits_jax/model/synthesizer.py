@@ -1,0 +1,186 @@
+"""The whole generator of VITS: training pass, synthesis and voice conversion."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from vits_jax.config import AudioConfig, ModelConfig
+from vits_jax.model.alignment import log_likelihood, maximum_path
+from vits_jax.model.duration import DurationPredictor, StochasticDurationPredictor
+from vits_jax.model.flow import ResidualCouplingBlock
+from vits_jax.model.layers import Embedding, at_least_float32, length_mask
+from vits_jax.model.posterior import PosteriorEncoder
+from vits_jax.model.randomness import Randomness
+from vits_jax.model.text_encoder import TextEncoder
+from vits_jax.model.vocoder import Generator
+
+
+class TrainingOutput(NamedTuple):
+    """What the losses need. F frames, P phonemes, C latent channels, S segment samples."""
+
+    audio: jax.Array  # [B, S]
+    segment_start: jax.Array  # [B], frames
+    duration_nll: jax.Array  # [B], summed over the phonemes
+    path: jax.Array  # [B, F], phoneme of each frame
+    x_mask: jax.Array  # [B, P, 1]
+    y_mask: jax.Array  # [B, F, 1]
+    z_p: jax.Array  # [B, F, C], the posterior's sample after the flow
+    m_p: jax.Array  # [B, F, C], the prior's mean ...
+    logs_p: jax.Array  # [B, F, C], ... and log-scale, expanded to frames
+    logs_q: jax.Array  # [B, F, C], the posterior's log-scale
+
+
+class EncodedText(NamedTuple):
+    """A text ready to be spoken; the first half of synthesis."""
+
+    m_p: jax.Array  # [B, P, C]
+    logs_p: jax.Array  # [B, P, C]
+    durations: jax.Array  # [B, P], whole frames
+
+
+class Synthesizer(nnx.Module):
+    """Text encoder, posterior encoder, flow, duration predictor, decoder."""
+
+    def __init__(self, config: ModelConfig, audio: AudioConfig, *, rngs: nnx.Rngs):
+        self.segment_frames = config.segment_size // audio.hop_length
+        self.hop_length = audio.hop_length
+        self.enc_p = TextEncoder(config, rngs=rngs)
+        self.dec = Generator(config, rngs=rngs)
+        self.enc_q = PosteriorEncoder(config, audio.spec_channels, rngs=rngs)
+        self.flow = ResidualCouplingBlock(config, rngs=rngs)
+        predictor = StochasticDurationPredictor if config.use_sdp else DurationPredictor
+        self.dp = predictor(config, rngs=rngs)
+        self.emb_g = (
+            Embedding(config.num_speakers, config.gin_channels, 1.0, rngs=rngs)
+            if config.num_speakers > 1
+            else None
+        )
+
+    def speaker(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array | None:
+        """Embedding ``[B, 1, G]`` of speakers ``ids [B]``; None for a single-speaker model."""
+        return None if self.emb_g is None else self.emb_g(ids)[:, None].astype(dtype)
+
+    def __call__(
+        self,
+        phoneme_ids: jax.Array,
+        phoneme_lengths: jax.Array,
+        spec: jax.Array,
+        spec_lengths: jax.Array,
+        speaker_ids: jax.Array,
+        random: Randomness,
+    ) -> TrainingOutput:
+        """Encode text and audio, align them, decode a random segment.
+
+        Args:
+            phoneme_ids: ``[B, P]``, of ``phoneme_lengths [B]``.
+            spec: linear spectrogram ``[B, F, bins]``, zero beyond ``spec_lengths [B]`` frames.
+            speaker_ids: ``[B]``; not looked at with one speaker.
+            random: noise "enc_q" ``[F, C]`` and "dp" ``[P, 2]``, uniform "segment", dropout.
+        """
+        g = self.speaker(speaker_ids, spec.dtype)
+        x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random)
+        z, _, logs_q, y_mask = self.enc_q(spec, spec_lengths, g, random)
+        z_p = self.flow(z, y_mask, g)
+
+        # Statistics of the prior and of the alignment keep at least float32.
+        m_p, logs_p, logs_q, z_p = map(at_least_float32, (m_p, logs_p, logs_q, z_p))
+        scores = log_likelihood(*map(lax.stop_gradient, (z_p, m_p, logs_p)))
+        path = maximum_path(scores, phoneme_lengths, spec_lengths)
+        aligned = jax.nn.one_hot(path, phoneme_ids.shape[1], dtype=m_p.dtype)
+        aligned = aligned * y_mask.astype(m_p.dtype)  # [B, F, P]
+        durations = jnp.sum(aligned, axis=1)[:, :, None]  # [B, P, 1]
+        duration_nll = self.dp.negative_log_likelihood(x, x_mask, g, durations, random)
+        m_p, logs_p = _expand(aligned, m_p), _expand(aligned, logs_p)
+
+        # Every start at which the segment lies inside the utterance is as likely.
+        starts = (spec_lengths - (self.segment_frames - 1)).astype(spec.dtype)
+        start = random.uniform("segment", spec.dtype) * starts
+        start = jnp.maximum(start.astype(jnp.int32), 0)
+        audio = self.dec(cut(z, start, self.segment_frames), g)
+        return TrainingOutput(
+            audio, start, duration_nll, path, x_mask, y_mask, z_p, m_p, logs_p, logs_q
+        )
+
+    def encode(
+        self,
+        phoneme_ids: jax.Array,
+        phoneme_lengths: jax.Array,
+        speaker_ids: jax.Array,
+        random: Randomness,
+        *,
+        length_scale: float | jax.Array = 1.0,
+        noise_w: float | jax.Array = 0.8,
+    ) -> EncodedText:
+        """The prior and the number of frames of each phoneme; noise "dp" ``[P, 2]``."""
+        g = self.speaker(speaker_ids)
+        x, m_p, logs_p, mask = self.enc_p(phoneme_ids, phoneme_lengths, random)
+        log_w = self.dp.log_durations(x, mask, g, random, noise_w)
+        durations = jnp.ceil(jnp.exp(log_w) * mask * length_scale)[:, :, 0]
+        return EncodedText(m_p, logs_p, durations.astype(jnp.int32))
+
+    def decode(
+        self,
+        text: EncodedText,
+        speaker_ids: jax.Array,
+        random: Randomness,
+        *,
+        n_frames: int,
+        noise_scale: float | jax.Array = 0.667,
+        alone: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Speak an encoded text; noise "prior" ``[n_frames, C]``.
+
+        Args:
+            n_frames: static size of the output; longer texts are cut off.
+            alone: end each row as if it had no padding. (In a batch, Piper's decoder runs
+                over it, and the last frames of the shorter rows hear it.)
+
+        Returns:
+            audio ``[B, n_frames * hop]`` and the frames of it that are speech ``[B]``.
+        """
+        g = self.speaker(speaker_ids)
+        frames = jnp.maximum(jnp.sum(text.durations, axis=1), 1)
+        mask = length_mask(frames, n_frames, text.m_p.dtype)
+        ends = jnp.cumsum(text.durations, axis=1)[:, None]  # [B, 1, P]
+        begins = ends - text.durations[:, None]
+        frame = jnp.arange(n_frames, dtype=ends.dtype)[:, None]
+        aligned = ((frame >= begins) & (frame < ends)).astype(text.m_p.dtype)  # [B, F, P]
+        m_p, logs_p = _expand(aligned, text.m_p), _expand(aligned, text.logs_p)
+        noise = random.normal("prior", m_p.shape[1:], m_p.dtype)
+        z_p = m_p + noise * jnp.exp(logs_p) * noise_scale
+        z = self.flow(z_p, mask, g, reverse=True)
+        return self.dec(z * mask, g, mask if alone else None), frames
+
+    def voice_conversion(
+        self,
+        spec: jax.Array,
+        spec_lengths: jax.Array,
+        source_ids: jax.Array,
+        target_ids: jax.Array,
+        random: Randomness,
+    ) -> jax.Array:
+        """Say what ``source_ids [B]`` said in ``spec [B, F, bins]`` with the voices ``target_ids``.
+
+        Returns:
+            audio ``[B, F * hop]``; noise "enc_q" ``[F, C]``.
+        """
+        source, target = self.speaker(source_ids, spec.dtype), self.speaker(target_ids, spec.dtype)
+        z, _, _, mask = self.enc_q(spec, spec_lengths, source, random)
+        z = self.flow(self.flow(z, mask, source), mask, target, reverse=True)
+        return self.dec(z * mask, target)
+
+
+def _expand(aligned: jax.Array, values: jax.Array) -> jax.Array:
+    """Values per phoneme ``[B, P, C]`` to values per frame ``[B, F, C]``."""
+    # A selection must not round: full precision, whatever the accelerator's default.
+    return jnp.einsum("bfp,bpc->bfc", aligned, values, precision=lax.Precision.HIGHEST)
+
+
+def cut(x: jax.Array, start: jax.Array, size: int) -> jax.Array:
+    """``x[b, start[b] : start[b] + size]`` for every row: ``[B, T, ...]`` to ``[B, size, ...]``."""
+    return jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, size))(x, start)

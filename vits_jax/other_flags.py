@@ -1,0 +1,103 @@
+"""Flags that people bring from Piper's trainers and from Lightning, and the answer to each.
+
+Nothing is swallowed: a flag either asks for what happens anyway, or is refused with what
+to use instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+from vits_jax.cli import dashed, unknown_flag
+from vits_jax.errors import UserError
+
+_NOT_BUILT = "not built yet"
+
+# flag: (the values that ask for what happens anyway, what to say to any other)
+OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
+    # Later versions will have these.
+    "precision": (("32", "32-true"), f"{_NOT_BUILT}: training is in float32 (--precision 32)"),
+    "accumulate_grad_batches": (("1",), f"{_NOT_BUILT}: use a smaller --batch-size"),
+    "gradient_clip_val": (("0", "0.0", "none"), f"{_NOT_BUILT}: leave it out, as Piper does"),
+    "gradient_clip_algorithm": ((), f"{_NOT_BUILT}: leave it out, as Piper does"),
+    "num_nodes": (("1",), f"{_NOT_BUILT}: one host, all of its devices (--devices)"),
+    "max_time": ((), f"{_NOT_BUILT}: use --max_steps or --max_epochs"),
+    "resume_from_single_speaker_checkpoint": (
+        (),
+        f"{_NOT_BUILT}: --resume_from_checkpoint continues a run with the same speakers",
+    ),
+    "warmstart_ckpt": ((), f"{_NOT_BUILT}: --resume_from_checkpoint continues a run"),
+    "vocoder_warmstart_ckpt": ((), f"{_NOT_BUILT}: --resume_from_checkpoint continues a run"),
+    "deterministic": (("false",), f"{_NOT_BUILT}: on CPU every run repeats bit for bit"),
+    "use_mrd": (("false",), f"{_NOT_BUILT}: Piper's two discriminators train"),
+    # Done in another way.
+    "auto_select_gpus": (("false",), "use --devices N, and CUDA_VISIBLE_DEVICES to choose GPUs"),
+    "gpus": ((), "use --accelerator gpu --devices N"),
+    "tpu_cores": ((), "use --accelerator tpu --devices N"),
+    "num_processes": ((), "use --devices N: one process drives all devices of a host"),
+    "strategy": (("auto",), "leave it out: all devices share each batch"),
+    "ckpt_path": ((), "use --resume_from_checkpoint"),
+    "min_epochs": (("0", "1"), "use --max_epochs"),
+    "min_steps": (("0",), "use --max_steps"),
+    "val_check_interval": (("1.0",), "use --check_val_every_n_epoch"),
+    "limit_val_batches": (("1.0",), "use --validation-split for how much is held out"),
+    "limit_test_batches": ((), "use --num-test-examples"),
+    "overfit_batches": (("0", "0.0"), "use --limit_train_batches"),
+    "num_sanity_val_steps": (("0",), "use --fast_dev_run to try training and validation"),
+    "track_grad_norm": ((), "leave it out: the gradient norms of both networks are logged"),
+    "detect_anomaly": (("false",), "leave it out: numbers that are not finite stop a run"),
+    "terminate_on_nan": (("true",), "leave it out: numbers that are not finite stop a run"),
+    "enable_checkpointing": (("true",), "use --fast_dev_run to save nothing"),
+    "enable_progress_bar": (("true",), "leave it out: without a terminal there is no bar"),
+    "logger": (("true",), "leave it out: TensorBoard events lie in the run directory"),
+    "weights_save_path": ((), "use --run-dir"),
+    "profiler": ((), "use tools/benchmark.py to time the step"),
+    "benchmark": (("true", "false"), "leave it out"),
+    "sync_batchnorm": (("true", "false"), "leave it out: the model has no batch norm"),
+    "auto_lr_find": (("false",), "use --learning-rate"),
+    "auto_scale_batch_size": (("false",), "use --batch-size"),
+    "amp_backend": ((), f"mixed precision is {_NOT_BUILT}: leave it out"),
+    "amp_level": ((), f"mixed precision is {_NOT_BUILT}: leave it out"),
+    "num_workers": ((), "leave it out: audio is read without decoding"),
+    # The dataset's word.
+    "sample_rate": ((), "the dataset says it: use preprocess --sample-rate"),
+    "num_symbols": ((), "the dataset says it (num_symbols in config.json)"),
+    "num_speakers": ((), "the dataset says it (num_speakers in config.json)"),
+    # piper1 prepares and trains in one command.
+    "csv_path": ((), "use preprocess --input-dir, then train --dataset-dir"),
+    "audio_dir": ((), "use preprocess --input-dir, then train --dataset-dir"),
+    "cache_dir": ((), "use preprocess --output-dir, then train --dataset-dir"),
+    "config_path": ((), "preprocess writes config.json into its --output-dir"),
+    "espeak_voice": ((), "use preprocess --language"),
+    "voice_name": ((), "leave it out: the file of an exported voice names it"),
+    "dataset_type": ((), "use preprocess --dataset-format"),
+    "phoneme_type": ((), "use preprocess --phoneme-type"),
+}
+
+
+def refuse(name: str, value: object, where: str) -> None:
+    """Raise `UserError` unless `value` asks for what happens anyway; `where` names the source."""
+    same, advice = OTHERS[name]
+    if str(value).lower() not in same:
+        raise UserError(f"{where} {value}: {advice}")
+
+
+def unknown(word: str, ours: Collection[str]) -> str:
+    """The complaint about a word that is no flag of `train`; `ours` are our flags, dashed.
+
+    piper1 spells flags with a section (``--model.batch_size``): the answer is our name.
+    """
+    flag = word.partition("=")[0]
+    section, dot, bare = flag.removeprefix("--").partition(".")
+    if word == "fit":
+        return "unexpected argument 'fit': leave it out, `train` takes flags alone"
+    if not dot or section not in ("model", "data", "trainer"):
+        return unknown_flag(flag, ours)
+    name = dashed(f"--{bare}")
+    if name in ours:
+        return f"{flag} is piper1's spelling: use {name}"
+    if bare.replace("-", "_") in OTHERS:
+        return f"{flag}: {OTHERS[bare.replace('-', '_')][1]}"
+    near = difflib.get_close_matches(name, list(ours), n=1)
+    return f"unknown flag {flag}: " + (f"did you mean {near[0]}?" if near else "no such setting")

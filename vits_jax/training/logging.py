@@ -1,0 +1,185 @@
+"""What a run tells: a progress bar, TensorBoard events, its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from vits_jax.errors import RunFailed
+
+_LOGGER = logging.getLogger(__name__)
+
+SHOWN = ("loss_g", "loss_d", "mel", "kl", "dur")  # on the progress bar
+SPEED_OVER = 50  # steps that rates are averaged over
+LAG = 2  # steps whose numbers are not read yet, so that the devices never wait for the host
+
+
+class Events:
+    """TensorBoard events of one run; writes nothing without a directory."""
+
+    def __init__(self, run_dir: Path | None, step: int):
+        # Events after `step` are of steps that a crash lost and that are now repeated.
+        self._writer = (
+            None
+            if run_dir is None
+            else SummaryWriter(logdir=str(run_dir), purge_step=step if step else None)
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One number each."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def audio(self, step: int, tag: str, audio: np.ndarray, sample_rate: int) -> None:
+        """Speech, float32 ``[samples]``, made as loud as it can be, as Piper does."""
+        if self._writer is not None:
+            loud = audio / max(0.01, float(np.max(np.abs(audio), initial=0.0)))
+            self._writer.add_audio(tag, loud[:, None], step, sample_rate=sample_rate)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """One training step: its losses, gradient norms and learning rates, and its batch's speech."""
+
+    step: int
+    epoch: int
+    values: dict[str, float]
+    speech_seconds: float
+
+
+class Pending:
+    """Metrics of the newest steps, read a few steps late and checked to be finite."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[StepNumbers, dict[str, jax.Array]]] = deque()
+
+    def push(self, known: StepNumbers, metrics: dict[str, jax.Array]) -> None:
+        """Add a step that was started: what is known of it, and what it will say."""
+        self._steps.append((known, metrics))
+
+    def ready(self, lag: int = LAG) -> Iterator[StepNumbers]:
+        """Steps but for the newest `lag`, oldest first; waits for them.
+
+        Raises:
+            RunFailed: a number is not finite.
+        """
+        while len(self._steps) > lag:
+            known, metrics = self._steps.popleft()
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            check_finite(f"step {known.step}", values)
+            yield dataclasses.replace(known, values=values | known.values)
+
+
+def check_finite(where: str, values: Mapping[str, float]) -> None:
+    """Raise `RunFailed`, with their names, if numbers are not finite."""
+    broken = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise RunFailed(
+            f"{where}: not finite: {', '.join(broken)}; the last checkpoint is from before it, "
+            "a lower --learning-rate may help"
+        )
+
+
+class Progress:
+    """The bar on a terminal, or a line now and then where there is none; and the averages.
+
+    Args:
+        step: batches trained so far.
+        total: batches at the end of the run; None: no end is set.
+        every: steps between two lines, and between two points in TensorBoard.
+        events: where the averages go.
+    """
+
+    def __init__(self, step: int, total: int | None, every: int, events: Events):
+        self._every, self._events, self._total = every, events, total
+        self._window: list[StepNumbers] = []  # steps since the last point
+        self._other = 0.0  # seconds that went into other things than steps
+        # (seconds so far without those, seconds of speech so far) after each recent step
+        self._clock = deque([(time.perf_counter(), 0.0)], maxlen=SPEED_OVER)
+        self._bar = tqdm(
+            initial=step,
+            total=total,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            disable=not sys.stderr.isatty(),
+        )
+
+    @contextlib.contextmanager
+    def other_work(self) -> Iterator[None]:
+        """Leaves what is done inside out of the rates: validating, saving."""
+        start = time.perf_counter()
+        yield
+        self._other += time.perf_counter() - start
+
+    def other(self, seconds: float) -> None:
+        """Leave seconds out of the rates."""
+        self._other += seconds
+
+    def step(self, numbers: StepNumbers) -> None:
+        """Count a finished step."""
+        self._window.append(numbers)
+        speech = self._clock[-1][1] + numbers.speech_seconds
+        self._clock.append((time.perf_counter() - self._other, speech))
+        self._bar.update(numbers.step - self._bar.n)
+        if not self._bar.disable:
+            self._bar.set_postfix(self._shown(), refresh=False)
+        if numbers.step % self._every == 0:
+            self.write()
+
+    def write(self) -> None:
+        """Put averages since the last time into the events, and on a line without a bar."""
+        if not self._window:
+            return
+        last, speed = self._window[-1], self._speed()
+        for name in last.values:
+            mean = float(np.mean([numbers.values[name] for numbers in self._window]))
+            self._events.scalars(last.step, {f"train/{name}": mean})
+        self._events.scalars(last.step, {"epoch": last.epoch, **speed})
+        if self._bar.disable:
+            shown = "  ".join(f"{name} {value}" for name, value in self._shown().items())
+            rate = speed["speed/steps_per_second"]
+            to_go = (
+                f"  {tqdm.format_interval((self._total - last.step) / rate)} to go"
+                if self._total is not None
+                else ""
+            )
+            _LOGGER.info("step %d  %s  %.2f steps/s%s", last.step, shown, rate, to_go)
+        self._window = []
+
+    def _speed(self) -> dict[str, float]:
+        (since, speech_before), (now, speech) = self._clock[0], self._clock[-1]
+        seconds = max(now - since, 1e-9)
+        return {
+            "speed/steps_per_second": (len(self._clock) - 1) / seconds,
+            "speed/speech_seconds_per_second": (speech - speech_before) / seconds,
+        }
+
+    def _shown(self) -> dict[str, str | int]:
+        last = self._window[-1]
+        losses = {name: f"{last.values[name]:.3f}" for name in SHOWN}
+        speech = self._speed()["speed/speech_seconds_per_second"]
+        return {"epoch": last.epoch, **losses, "speech": f"{speech:.1f} s/s"}
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

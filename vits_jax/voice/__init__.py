@@ -1,0 +1,5 @@
+"""A checkpoint that speaks."""
+
+from vits_jax.voice.voice import Voice, load
+
+__all__ = ["Voice", "load"]
