@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m vits_jax.train --dataset-dir $(DEMO)/data --run-dir $(DEMO)/run --quality demo
 	$(BIN)/python -m vits_jax.infer --checkpoint $(DEMO)/run --output-dir $(DEMO) --text "$(SENTENCE)"
 	@echo
-	@echo "Spoken:      $(DEMO)/*.wav (a few hundred steps: it babbles, in two voices)"
+	@echo "Spoken:      $(DEMO)/*.wav (it babbles: that was a few hundred steps)"
 	@echo "Curves:      $(BIN)/tensorboard --logdir $(DEMO)/run"
 	@echo "Longer:      $(BIN)/python -m vits_jax.train --dataset-dir $(DEMO)/data --run-dir $(DEMO)/run --quality demo --max_steps 3000"
 	@echo "Your corpus: README.md, 'Train your own voice'"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from tensorboardX.proto import event_pb2
 
 from vits_jax.checkpoints import store
 from vits_jax.config import Config
@@ -95,9 +96,23 @@ def leaves(run_dir: Path) -> dict[str, np.ndarray]:
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     config = store.read_metadata(step_dir).config
     shapes = jax.eval_shape(lambda key: loop.create_state(config, key), jax.random.key(0))
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    )
     state = store.restore(step_dir, target)
     return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}
+
+
+def read_events(run_dir: Path) -> list[event_pb2.Event]:
+    """What a run wrote for TensorBoard, oldest file first."""
+    events = []
+    for path in sorted(run_dir.glob("events.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # a length (8 bytes), its checksum (4), the event, its checksum (4)
+            size = int.from_bytes(data[at : at + 8], "little")
+            events.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + size]))
+            at += 16 + size
+    return events
 
 
 def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
@@ -123,7 +138,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return {
             "step": jnp.int32(0),
             "params": {name: {"x": values} for name in networks},
-            "optimizer": {name: moments for name in networks},
+            "optimizer": dict.fromkeys(networks, moments),
         }
 
     def losses(total: jax.Array) -> dict[str, jax.Array]:

@@ -193,7 +193,10 @@ def test_what_must_be_given(left_out, capsys):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("batch_sise: 4\n", "mine.yaml: batch_sise: unknown flag --batch_sise: did you mean --batch-size?"),
+        (
+            "batch_sise: 4\n",
+            "mine.yaml: batch_sise: unknown flag --batch_sise: did you mean --batch-size?",
+        ),
         ("seed: [1\n", "mine.yaml is not YAML"),
         ("- 1\n", "got list, expected `flag: value` lines"),
         ("seed: x\n", "mine.yaml: seed: got 'x', expected whole number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 import vits_jax
+import vits_jax.voice
 from tests.runs import RATE, SYMBOLS, small, write_dataset
 from vits_jax.infer import main
 from vits_jax.training.loop import train
@@ -20,6 +22,15 @@ LINES = [
     {"phoneme_ids": [1, 0, 7, 0, 8, 0, 12, 0, 2], "speaker_id": 0},
     {"phoneme_ids": [1, 0, 7, 0, 2]},
 ]
+
+
+@pytest.fixture
+def loaded_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading takes a second: only the tests that are about it do it again."""
+    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint: _load_once(run_dir))
+
+
+_load_once = functools.cache(vits_jax.voice.load)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +59,13 @@ def test_lines_to_wavs(run_dir: Path, tmp_path: Path, monkeypatch):
         info = soundfile.info(out / f"{name}.wav")
         assert (info.samplerate, info.channels, info.subtype) == (RATE, 1, "PCM_16")
         written, _ = soundfile.read(out / f"{name}.wav", dtype="int16")
-        assert np.abs(written).max() == 32767
+        assert np.abs(written).max() >= 32766  # truncated, as Piper does
         audio = voice.synthesize(line["phoneme_ids"], line.get("speaker_id"))
         np.testing.assert_allclose(written / 32767, audio / np.abs(audio).max(), atol=1e-4)
 
 
-def test_scales_and_seed(run_dir: Path, tmp_path: Path, monkeypatch):
-    checkpoint = f"--checkpoint={run_dir / 'checkpoints' / '0'}"
+def test_scales_and_seed(run_dir: Path, tmp_path: Path, monkeypatch, loaded_once):
+    checkpoint = f"--checkpoint={run_dir}"
     for name, more in {"a": [], "b": ["--seed=1"], "c": ["--length_scale", "3"]}.items():
         assert speak(
             monkeypatch, lines(LINES[0]), checkpoint, f"--output_dir={tmp_path / name}", *more
@@ -64,7 +75,7 @@ def test_scales_and_seed(run_dir: Path, tmp_path: Path, monkeypatch):
     assert not np.array_equal(a[:100], b[:100])
 
 
-def test_a_text(run_dir: Path, tmp_path: Path, monkeypatch):
+def test_a_text(run_dir: Path, tmp_path: Path, monkeypatch, loaded_once):
     where = ["--checkpoint", str(run_dir), "--output-dir"]
     assert main([*where, str(tmp_path / "text"), "--text", "abc", "--speaker-id", "1"]) == 0
     ids = [1, 0, *[i for letter in "abc" for i in (SYMBOLS.index(letter), 0)], 2]
@@ -86,7 +97,9 @@ def test_a_text(run_dir: Path, tmp_path: Path, monkeypatch):
         ("\n", "stdin: no lines"),
     ],
 )
-def test_bad_lines_leave_nothing_behind(run_dir, tmp_path, monkeypatch, capsys, text, expected):
+def test_bad_lines_leave_nothing_behind(
+    run_dir, tmp_path, monkeypatch, capsys, loaded_once, text, expected
+):
     out = tmp_path / "out"
     assert speak(monkeypatch, text, "--checkpoint", str(run_dir), "--output-dir", str(out)) == 2
     captured = capsys.readouterr().err.splitlines()[-1]

@@ -40,7 +40,9 @@ def state(value: float = 0.0) -> dict[str, Any]:
 
 def abstract(devices: int) -> Any:
     sharding = replicated(make_mesh(devices))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state()
+    )
 
 
 def save(run_dir: Path, *steps: int, keep: RunConfig | None = None, **metrics: float) -> None:
@@ -226,7 +228,5 @@ def test_a_full_disk_is_a_failed_run(tmp_path: Path):
 def test_differences():
     old = Config()
     new = dataclasses.replace(old, run=dataclasses.replace(old.run, seed=1, max_steps=3))
-    assert store.differences(old, new, frozenset({"max_steps"})) == [
-        "--seed was 1234 and is now 1"
-    ]
+    assert store.differences(old, new, frozenset({"max_steps"})) == ["--seed was 1234 and is now 1"]
     assert store.differences(old, old, frozenset()) == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,8 @@ AUDIO = AudioConfig(
     sample_rate=8000, filter_length=64, hop_length=16, win_length=64, mel_channels=10
 )
 SEGMENT_FRAMES = 8
+# The same graph as ever, but LLVM spends half the time on it.
+QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 def tiny(*, speakers: int = 1, resblock: str = "2", use_sdp: bool = True) -> Config:
@@ -45,6 +50,19 @@ CASES = {
     "single-resblock1-plain": tiny(resblock="1", use_sdp=False),
     "multi-resblock2-plain": tiny(speakers=3, use_sdp=False),
 }
+
+
+def smallest(*, resblock: str = "2") -> Config:
+    """For what needs a whole step compiled in float64, several speakers, stochastic durations."""
+    config = tiny(speakers=3, resblock=resblock)
+    return config.replaced(
+        {
+            "n_layers": 1,
+            "resblock_kernel_sizes": config.model.resblock_kernel_sizes[:1],
+            "resblock_dilation_sizes": config.model.resblock_dilation_sizes[:1],
+            "discriminator_width": 16,
+        }
+    )
 
 
 def batch(
@@ -83,3 +101,8 @@ def batch(
 def to_jax(parameters: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """A flat dict on the device; float64 stays float64 only where jax has 64 bits enabled."""
     return {name: jnp.asarray(array) for name, array in parameters.items()}
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` in one compiled piece, the arguments not constants of it."""
+    return jax.jit(function).lower(*arguments).compile(QUICK_COMPILATION)(*arguments)

@@ -23,9 +23,10 @@ def _rng(name: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
-def noise(name: str, rows: int, shape: tuple[int, ...]) -> np.ndarray:
+def noise(name: str, rows: int, shape: tuple[int, ...], first_row: int = 0) -> np.ndarray:
     """Standard normal ``[rows, *shape]``; a longer first dimension only adds to the end."""
-    return np.stack([_rng(f"{name}/{row}").standard_normal(shape) for row in range(rows)])
+    numbers = range(first_row, first_row + rows)
+    return np.stack([_rng(f"{name}/{row}").standard_normal(shape) for row in numbers])
 
 
 def uniform(name: str, rows: int) -> np.ndarray:
@@ -93,15 +94,15 @@ def inject_dropout(network: nn.Module) -> list[str]:
 
 
 @contextlib.contextmanager
-def injected_into_oracle(randn_like: str = "enc_q") -> Iterator[None]:
+def injected_into_oracle(randn_like: str = "enc_q", first_row: int = 0) -> Iterator[None]:
     """Inside, the oracle draws this module's arrays.
 
     ``randn`` is the duration predictor's, ``rand`` the segment's; ``randn_like`` is the
-    posterior's in training and voice conversion, the prior's ("prior") in inference.
+    posterior's in training and voice conversion, the prior's ("prior") in inference. ``first_row`` numbers its first row.
     """
 
     def channels_first(name: str, rows: int, channels: int, length: int) -> torch.Tensor:
-        array = noise(name, rows, (length, channels)).transpose(0, 2, 1)
+        array = noise(name, rows, (length, channels), first_row).transpose(0, 2, 1)
         return torch.from_numpy(array.copy()).to(torch.get_default_dtype())
 
     def fake_randn(rows: int, channels: int, length: int) -> torch.Tensor:

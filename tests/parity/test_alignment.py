@@ -59,9 +59,6 @@ def test_log_likelihood() -> None:
     rng = np.random.default_rng(0)
     z, m, logs = rng.normal(size=(2, 7, 4)), rng.normal(size=(2, 5, 4)), rng.normal(size=(2, 5, 4))
     got = jax.jit(log_likelihood)(*(x.astype(np.float32) for x in (z, m, logs)))
-    normal = torch.distributions.Normal(
-        torch.tensor(m)[:, None], torch.tensor(logs).exp()[:, None]
-    )
+    normal = torch.distributions.Normal(torch.tensor(m)[:, None], torch.tensor(logs).exp()[:, None])
     expected = normal.log_prob(torch.tensor(z)[:, :, None]).sum(3)
     assert_close(got, expected.numpy(), 1e-5)
-

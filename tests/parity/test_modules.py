@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 
 from tests.parity import oracle
-from tests.parity.cases import CASES, to_jax
+from tests.parity.cases import CASES, compiled, to_jax
 from tests.parity.comparing import assert_close
 from tests.parity.conftest import Pair, make_pair
 from tests.parity.injected import Injected, injected_into_oracle, noise
@@ -35,11 +31,6 @@ plain = pytest.mark.parametrize("name", [name for name in CASES if name.endswith
 def _no_gradients():
     with torch.no_grad():
         yield
-
-
-def jitted(function: Callable[..., Any], module: nnx.Module, *arguments: Any) -> Any:
-    """``function(module, *arguments)`` compiled, the weights as arguments (not constants)."""
-    return jax.jit(function)(module, *arguments)
 
 
 def signal(name: str, length: int, channels: int) -> np.ndarray:
@@ -74,7 +65,7 @@ def test_text_encoder() -> None:
     pair = make_pair(single)
     ids = pair.batch["phoneme_ids"]
     lengths = pair.batch["phoneme_lengths"]
-    got = jitted(lambda enc_p, *a: enc_p(*a, Injected(ROWS)), pair.ours_g.enc_p, ids, lengths)
+    got = compiled(lambda enc_p, *a: enc_p(*a, Injected(ROWS)), pair.ours_g.enc_p, ids, lengths)
     expected = pair.theirs_g.enc_p(torch.tensor(ids), torch.tensor(lengths))
     for what, a, b in zip(("hidden", "mean", "log-scale", "mask"), got, expected, strict=True):
         assert_close(a, ours(b), BOUND, what)
@@ -83,7 +74,7 @@ def test_text_encoder() -> None:
 def test_text_shorter_than_the_attention_window() -> None:
     pair = make_pair(single)
     ids, lengths = pair.batch["phoneme_ids"][:, :3], np.array([3, 2, 1], np.int32)
-    got = jitted(lambda enc_p, *a: enc_p(*a, Injected(ROWS)), pair.ours_g.enc_p, ids, lengths)
+    got = compiled(lambda enc_p, *a: enc_p(*a, Injected(ROWS)), pair.ours_g.enc_p, ids, lengths)
     expected = pair.theirs_g.enc_p(torch.tensor(ids), torch.tensor(lengths))
     assert_close(got[0], ours(expected[0]), BOUND)
 
@@ -93,7 +84,7 @@ def test_posterior_encoder(name: str) -> None:
     pair = make_pair(name)
     spec = np.abs(signal("spec", FRAMES, pair.config.audio.spec_channels))
     g, g_theirs = speaker(pair.config.model)
-    got = jitted(
+    got = compiled(
         lambda enc_q, *a: enc_q(*a, Injected(ROWS)), pair.ours_g.enc_q, spec, FRAME_LENGTHS, g
     )
     with injected_into_oracle():
@@ -108,9 +99,7 @@ def test_flow(name: str, reverse: bool) -> None:
     pair = make_pair(name)
     z, y_mask = signal("z", FRAMES, 16), mask(FRAME_LENGTHS, FRAMES)
     g, g_theirs = speaker(pair.config.model)
-    got = jitted(
-        lambda flow, *a: flow(*a, reverse=reverse), pair.ours_g.flow, z, y_mask, g
-    )
+    got = compiled(lambda flow, *a: flow(*a, reverse=reverse), pair.ours_g.flow, z, y_mask, g)
     expected = pair.theirs_g.flow(theirs(z), theirs(y_mask), g_theirs, reverse=reverse)
     assert_close(got, ours(expected), BOUND)
 
@@ -125,7 +114,7 @@ def test_stochastic_durations_likelihood(name: str) -> None:
     pair = make_pair(name)
     x, x_mask, w = signal("x", PHONEMES, 16), mask(PHONEME_LENGTHS, PHONEMES), durations()
     g, g_theirs = speaker(pair.config.model)
-    got = jitted(
+    got = compiled(
         lambda dp, *a: dp.negative_log_likelihood(*a, Injected(ROWS)),
         pair.ours_g.dp,
         x,
@@ -143,7 +132,7 @@ def test_stochastic_durations_samples(name: str) -> None:
     pair = make_pair(name)
     x, x_mask = signal("x", PHONEMES, 16), mask(PHONEME_LENGTHS, PHONEMES)
     g, g_theirs = speaker(pair.config.model)
-    got = jitted(
+    got = compiled(
         lambda dp, *a: dp.log_durations(*a, Injected(ROWS), 0.8), pair.ours_g.dp, x, x_mask, g
     )
     with injected_into_oracle():
@@ -158,7 +147,7 @@ def test_plain_durations(name: str) -> None:
     pair = make_pair(name)
     x, x_mask = signal("x", PHONEMES, 16), mask(PHONEME_LENGTHS, PHONEMES)
     g, g_theirs = speaker(pair.config.model)
-    got = jitted(
+    got = compiled(
         lambda dp, *a: dp.log_durations(*a, Injected(ROWS)), pair.ours_g.dp, x, x_mask, g
     )
     assert_close(got, ours(pair.theirs_g.dp(theirs(x), theirs(x_mask), g=g_theirs)), BOUND)
@@ -167,7 +156,7 @@ def test_plain_durations(name: str) -> None:
 def test_decoder(pair: Pair) -> None:
     z = signal("z", 8, 16)
     g, g_theirs = speaker(pair.config.model)
-    got = jitted(lambda dec, *a: dec(*a), pair.ours_g.dec, z, g)
+    got = compiled(lambda dec, *a: dec(*a), pair.ours_g.dec, z, g)
     assert_close(got, pair.theirs_g.dec(theirs(z), g_theirs)[:, 0].numpy(), BOUND)
 
 
@@ -176,7 +165,7 @@ def compare_discriminators(
 ) -> None:
     audio = 0.3 * noise("audio", 2, (size,)).astype(np.float32)
     # The decisions would do, but a later layer can hide an error of an earlier one.
-    got = jitted(lambda network, x: network(x), ours_d, audio)
+    got = compiled(lambda network, x: network(x), ours_d, audio)
     _, _, expected, _ = theirs_d(torch.tensor(audio)[:, None], torch.tensor(audio)[:, None])
     assert len(got) == len(expected)
     for number, (maps, their_maps) in enumerate(zip(got, expected)):

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 
-from tests.runs import assert_equal, flags, leaves, small, stand_in, write_dataset
+from tests.runs import assert_equal, flags, leaves, read_events, small, stand_in, write_dataset
 from vits_jax.checkpoints import store
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.train import configure
@@ -38,14 +37,9 @@ def steps(run_dir: Path) -> list[int]:
 def scalars(run_dir: Path) -> dict[str, dict[int, float]]:
     """What TensorBoard would show: ``{tag: {step: value}}``, later files over earlier ones."""
     found: dict[str, dict[int, float]] = {}
-    for path in sorted(run_dir.glob("events.*")):
-        data, at = path.read_bytes(), 0
-        while at < len(data):  # a length (8 bytes), its checksum (4), the event, its checksum (4)
-            size = int.from_bytes(data[at : at + 8], "little")
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
-            at += 16 + size
-            for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    for event in read_events(run_dir):
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
 
 
@@ -135,9 +129,7 @@ def test_epochs(dataset, tmp_path, traced):
 @pytest.mark.parametrize(("limit", "expected"), [("1", 1), ("2", 2), ("1.0", None), ("0.5", 1)])
 def test_limit_train_batches(dataset, tmp_path, traced, limit, expected):
     whole = train(small(dataset, tmp_path / "whole", max_epochs=1)).step
-    outcome = train(
-        small(dataset, tmp_path / "run", max_epochs=2, limit_train_batches=limit)
-    )
+    outcome = train(small(dataset, tmp_path / "run", max_epochs=2, limit_train_batches=limit))
     assert outcome.step == 2 * (whole if expected is None else expected)
 
 

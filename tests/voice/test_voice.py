@@ -14,9 +14,21 @@ from tests.runs import HOP, RATE, SMALL, SYMBOLS
 from vits_jax.config import FIELDS, Config, convert
 from vits_jax.errors import UserError
 from vits_jax.model.networks import initial_parameters
+from vits_jax.model.parameters import Parameters
 from vits_jax.voice import Voice, speech
 
 IDS = [1, 0, 5, 0, 9, 0, 12, 0, 7, 0, 2]
+
+
+def audible(config: Config, key: jax.Array) -> Parameters:
+    """Fresh weights hold zeros that hide what lies behind them, and speak very quietly."""
+    parameters = initial_parameters(config, key)["model_g"]
+    noise = jax.random.normal(key, (max(value.size for value in parameters.values()),))
+    parameters = {
+        name: value + 0.05 * noise[: value.size].reshape(value.shape)
+        for name, value in parameters.items()
+    }
+    return parameters | {"dec.conv_post.weight": 20 * parameters["dec.conv_post.weight"]}
 
 
 @functools.cache
@@ -25,13 +37,7 @@ def voice() -> Voice:
     config = Config().replaced(
         values | {"num_symbols": len(SYMBOLS), "num_speakers": 2, "sample_rate": RATE}
     )
-    parameters = initial_parameters(config, jax.random.key(0))["model_g"]
-    # Fresh weights hold zeros that hide what lies behind them, and speak very quietly.
-    parameters = {
-        name: value + 0.05 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), value.shape)
-        for i, (name, value) in enumerate(parameters.items())
-    }
-    parameters["dec.conv_post.weight"] *= 20
+    parameters = jax.jit(functools.partial(audible, config))(jax.random.key(0))
     dataset = {
         "phoneme_type": "text",
         "phoneme_id_map": {symbol: [i] for i, symbol in enumerate(SYMBOLS)},

@@ -14,7 +14,6 @@ from flax import nnx
 
 from vits_jax.config import ModelConfig
 from vits_jax.model.layers import Conv1d, LayerNorm, at_least_float32, zeros
-from vits_jax.model.parameters import apply_in_turn
 from vits_jax.model.randomness import Randomness
 from vits_jax.model.spline import rational_quadratic_spline
 
@@ -113,14 +112,11 @@ def _through(
 ) -> tuple[jax.Array, jax.Array]:
     """``z [B, P, 2]`` through all flows, and the log-determinant ``[B]``."""
 
-    def step(
-        flow: ConvFlow, carry: tuple[jax.Array, jax.Array], _: None
-    ) -> tuple[jax.Array, jax.Array]:
-        z, total = carry
+    z, total = flows[0](z, mask)
+    for flow in flows[1::2]:
         z, log_det = flow(z, mask, condition, random)
-        return jnp.flip(z, axis=2), total + log_det
-
-    return apply_in_turn(step, flows[1::2], flows[0](z, mask))
+        z, total = jnp.flip(z, axis=2), total + log_det
+    return z, total
 
 
 class StochasticDurationPredictor(nnx.Module):
@@ -194,12 +190,9 @@ class StochasticDurationPredictor(nnx.Module):
         mask = at_least_float32(mask)
         x = self._condition(x, mask, g, random)
         z = random.normal("dp", (x.shape[1], 2), x.dtype) * noise_scale
-
-        def step(flow: ConvFlow, z: jax.Array, _: None) -> jax.Array:
-            return flow(jnp.flip(z, axis=2), mask, x, random, reverse=True)[0]
-
         # Piper leaves out flows.1, the last spline on the way back, but keeps its Flip.
-        z = apply_in_turn(step, self.flows[3::2][::-1], z)
+        for flow in self.flows[3::2][::-1]:
+            z = flow(jnp.flip(z, axis=2), mask, x, random, reverse=True)[0]
         return self.flows[0].reverse(jnp.flip(z, axis=2), mask)[:, :, :1]
 
 

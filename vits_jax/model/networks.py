@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,15 @@ class Networks(NamedTuple):
     discriminator: MultiPeriodDiscriminator
 
 
-def _build(config: Config, rngs: nnx.Rngs) -> Networks:
+def _build(config: Config, draws: _Draws) -> Networks:
+    rngs = cast(nnx.Rngs, draws)  # has the two methods of it that the layers call
     return Networks(
         Synthesizer(config.model, config.audio, rngs=rngs),
         MultiPeriodDiscriminator(config.model, rngs=rngs),
     )
 
 
-class _Draws(nnx.Rngs):
+class _Draws:
     """Numbers for the initial values, cut one after another from two long draws.
 
     A draw for each of some 400 tensors would take XLA over a minute to compile. Without
@@ -37,8 +38,8 @@ class _Draws(nnx.Rngs):
     """
 
     def __init__(self, uniform: jax.Array | None = None, normal: jax.Array | None = None):
-        self.sources = nnx.static({"uniform": uniform, "normal": normal})
-        self.used = nnx.static({"uniform": 0, "normal": 0})
+        self.sources = {"uniform": uniform, "normal": normal}
+        self.used = {"uniform": 0, "normal": 0}
 
     def _take(self, kind: str, shape: tuple[int, ...]) -> jax.Array:
         source, start = self.sources[kind], self.used[kind]
@@ -46,9 +47,11 @@ class _Draws(nnx.Rngs):
         return jnp.zeros(shape) if source is None else source[start:end].reshape(shape)
 
     def uniform(self, shape: tuple[int, ...]) -> jax.Array:
+        """Numbers from U(0, 1)."""
         return self._take("uniform", shape)
 
     def normal(self, shape: tuple[int, ...]) -> jax.Array:
+        """Numbers from N(0, 1)."""
         return self._take("normal", shape)
 
 

@@ -7,17 +7,13 @@ and the training step works on plain dicts, which JAX dispatches fastest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 Parameters = dict[str, jax.Array]
 M = TypeVar("M", bound=nnx.Module)
-Carry = TypeVar("Carry")
 
 
 def flatten(module: nnx.Module) -> Parameters:
@@ -44,27 +40,3 @@ def bind(module: M, parameters: Parameters) -> M:
         for path, variable in nnx.to_flat_state(state)
     }
     return nnx.merge(graph, nnx.from_flat_state(flat))
-
-
-def apply_in_turn(
-    function: Callable[[Any, Carry, Any], Carry],
-    modules: Sequence[Any],
-    carry: Carry,
-    inputs: Any = None,
-) -> Carry:
-    """``for m, i in zip(modules, inputs): carry = function(m, carry, i)``, compiled once.
-
-    The modules (or tuples of modules) are alike in all but their parameters' values, and
-    ``carry`` keeps its shape. Compilers see one layer instead of many, and what depends on
-    parameters alone (weight normalisation) is one operation for all layers.
-
-    Args:
-        inputs: arrays with a leading axis as long as ``modules``, or None.
-    """
-    layers = [flatten(module) for module in modules]
-    stacked = {name: jnp.stack([layer[name] for layer in layers]) for name in layers[0]}
-
-    def body(carry: Carry, layer: tuple[Parameters, Any]) -> tuple[Carry, None]:
-        return function(bind(modules[0], layer[0]), carry, layer[1]), None
-
-    return lax.scan(body, carry, (stacked, inputs))[0]

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vits_jax.model.layers import WeightNormConv1d
-from vits_jax.model.parameters import apply_in_turn
 
 
 class WN(nnx.Module):
@@ -34,29 +33,20 @@ class WN(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, g: jax.Array | None) -> jax.Array:
         """``x [B, T, H]``, ``mask [B, T, 1]``, ``g [B, 1, G]`` to ``[B, T, H]``."""
         n_layers = len(self.in_layers)
-        conditions = None  # [n_layers, B, 1, 2H]
+        conditions: list[jax.Array | None] = [None] * n_layers
         if g is not None and self.cond_layer is not None:
-            conditions = jnp.stack(jnp.split(self.cond_layer(g), n_layers, axis=2))
-
-        def gated(
-            in_layer: WeightNormConv1d, x: jax.Array, condition: jax.Array | None
-        ) -> jax.Array:
-            y = in_layer(x)
+            conditions = list(jnp.split(self.cond_layer(g), n_layers, axis=2))
+        skips = jnp.zeros_like(x)
+        # Unrolled: in a `lax.scan` XLA:CPU runs the convolutions forty times slower (docs/log.md).
+        for i in range(n_layers):
+            y = self.in_layers[i](x)
+            condition = conditions[i]
             if condition is not None:
                 y = y + condition
-            return jnp.tanh(y[:, :, : self.hidden]) * jax.nn.sigmoid(y[:, :, self.hidden :])
-
-        def layer(
-            convs: tuple[WeightNormConv1d, WeightNormConv1d],
-            carry: tuple[jax.Array, jax.Array],
-            condition: jax.Array | None,
-        ) -> tuple[jax.Array, jax.Array]:
-            (in_layer, res_skip_layer), (x, skips) = convs, carry
-            y = res_skip_layer(gated(in_layer, x, condition))
-            return (x + y[:, :, : self.hidden]) * mask, skips + y[:, :, self.hidden :]
-
-        first, last = (None, None) if conditions is None else (conditions[:-1], conditions[-1])
-        layers = list(zip(self.in_layers, self.res_skip_layers))
-        x, skips = apply_in_turn(layer, layers[:-1], (x, jnp.zeros_like(x)), first)
-        in_layer, skip_layer = layers[-1]
-        return (skips + skip_layer(gated(in_layer, x, last))) * mask
+            y = jnp.tanh(y[:, :, : self.hidden]) * jax.nn.sigmoid(y[:, :, self.hidden :])
+            y = self.res_skip_layers[i](y)
+            if i < n_layers - 1:
+                x = (x + y[:, :, : self.hidden]) * mask
+                y = y[:, :, self.hidden :]
+            skips = skips + y
+        return skips * mask

@@ -29,7 +29,7 @@ from vits_jax.data.manifest import Dataset, VoiceConfig, load_dataset, read_conf
 from vits_jax.data.split import Split, split
 from vits_jax.errors import UserError
 from vits_jax.training.continuing import Start, find_start, plan_identity
-from vits_jax.training.logging import Events, Pending, Progress, StepNumbers
+from vits_jax.training.logging import LAG, Events, Pending, Progress, StepNumbers
 from vits_jax.training.mesh import check_batch_size, make_mesh, put_rows, replicated
 from vits_jax.training.step import State, create_state, make_train_step
 from vits_jax.training.validation import Validation
@@ -122,11 +122,14 @@ def _train(config: Config, run_dir: Path | None, stop: _Stop) -> Outcome:
         pending, progress = Pending(), output.progress
         of_epoch: dict[str, float] = {}  # of the epoch that has just ended, if one has
 
-        def save() -> None:
-            # Reading the numbers of all steps first keeps a broken state from being saved:
-            # from finite gradients and moments AdamW makes finite parameters.
-            for numbers in pending.ready(lag=0):
+        def report(lag: int = LAG) -> None:
+            for numbers in pending.ready(lag):
                 progress.step(numbers)
+
+        def save() -> None:
+            # Before a broken state could be saved, this raises: from finite gradients and
+            # moments AdamW makes finite parameters.
+            report(lag=0)
             metadata = store.Metadata(config, epoch, batch, dataset.config.raw, identity)
             output.save(step, state, metadata, of_epoch)
 
@@ -144,8 +147,7 @@ def _train(config: Config, run_dir: Path | None, stop: _Stop) -> Outcome:
                 seconds = float(rows["audio_lengths"] @ rows["weight"]) / config.audio.sample_rate
                 known = {name: float(rate) for name, rate in rates.items()}
                 pending.push(StepNumbers(step, epoch, known, seconds), metrics)
-                for numbers in pending.ready():
-                    progress.step(numbers)
+                report()
                 if batch == per_epoch or step >= end or stop.signal is not None:
                     break
                 if _due(step, run.checkpoint_steps):
@@ -155,6 +157,7 @@ def _train(config: Config, run_dir: Path | None, stop: _Stop) -> Outcome:
                 if stop.signal is None and (
                     run.fast_dev_run or _due(epoch, run.check_val_every_n_epoch)
                 ):
+                    report(lag=0)
                     of_epoch |= output.validate(validation, state, step)
                 if _due(epoch, run.checkpoint_epochs or 1) or _due(step, run.checkpoint_steps):
                     save()
