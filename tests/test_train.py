@@ -62,7 +62,7 @@ def test_an_epoch_its_validation_and_a_voice(dataset: Path, tmp_path: Path, capl
     argv = flags(dataset, run_dir, max_epochs=1, limit_train_batches=1, log_every_n_steps=1)
     assert main(argv) == 0
     said = caplog.text
-    assert re.search(r"1 shapes to compile \(phonemes x frames: \d+ x \d+\)", said)
+    assert re.search(r"shapes to compile: 1 \(phonemes x frames: \d+ x \d+\)", said)
     assert re.search(r"compiled the training step for \d+ x \d+ in \d+\.\d s", said)
     assert re.search(r"compiled the validation step for \d+ x \d+ in \d+\.\d s", said)
     heard = [value for event in read_events(run_dir) for value in event.summary.value]

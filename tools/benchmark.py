@@ -126,7 +126,7 @@ def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
         "compile_seconds": compile_seconds,
         "gflop_per_step": cost.get("flops", float("nan")) / 1e9,
         # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
-        "peak_bytes": stats.get("peak_bytes_in_use", memory.peak_memory_in_bytes),
+        "peak_bytes": stats.get("peak_bytes_in_use", getattr(memory, "peak_memory_in_bytes", None)),
         "all_step_seconds": seconds,
         "all_peer_step_seconds": peer_seconds,
     }

@@ -85,6 +85,7 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Orbax announces every save, and logs with a traceback what it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the backends it did not find
     try:
         return command(sys.argv[1:] if argv is None else argv) or EXIT_DONE
     except UserError as error:

@@ -98,7 +98,8 @@ def injected_into_oracle(randn_like: str = "enc_q", first_row: int = 0) -> Itera
     """Inside, the oracle draws this module's arrays.
 
     ``randn`` is the duration predictor's, ``rand`` the segment's; ``randn_like`` is the
-    posterior's in training and voice conversion, the prior's ("prior") in inference. ``first_row`` numbers its first row.
+    posterior's in training and voice conversion, the prior's ("prior") in inference.
+    ``first_row`` is the number of its first row.
     """
 
     def channels_first(name: str, rows: int, channels: int, length: int) -> torch.Tensor:

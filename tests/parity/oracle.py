@@ -21,8 +21,6 @@ from torch import nn
 from tests.parity.alignment_reference import maximum_path_batch
 from vits_jax.config import AudioConfig, Config, ModelConfig
 
-warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")
-
 
 def _provide_alignment() -> None:
     """The wheel lacks its compiled `monotonic_align`; the oracle imports it on first use."""
@@ -38,7 +36,6 @@ _provide_alignment()
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what torch and lightning deprecate is not ours to mend
-    from piper.train.vits import losses as piper_losses
     from piper.train.vits import mel_processing, models
     from piper.train.vits.lightning import VitsModel
 
@@ -182,8 +179,8 @@ def moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Flat,
 def float64() -> Iterator[None]:
     """Inside, new tensors are float64 and the oracle's ``.float()`` calls keep them so.
 
-    Its Hann window and mel filters are made in the default dtype and cached for good: the
-    window follows the default, librosa is asked for float64, both caches are emptied.
+    Its Hann window follows the default dtype, librosa is asked for float64 filters; both are
+    cached for good, so the caches are emptied afterwards.
     """
     mel_filters = mel_processing.librosa_mel_fn
 
@@ -291,7 +288,6 @@ def losses(
     batch: Mapping[str, np.ndarray],
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Loss of G, loss of D and the terms, by the oracle's own training code."""
-    forget_filters()
     trainer = types.SimpleNamespace(
         model_g=network_g,
         model_d=network_d,
@@ -320,25 +316,3 @@ def optimizers(
     )
     (optimizer_g, optimizer_d), _ = VitsModel.configure_optimizers(trainer)
     return optimizer_g, optimizer_d
-
-
-__all__ = [
-    "dequantise",
-    "discriminator",
-    "flat",
-    "float64",
-    "generator",
-    "gradients",
-    "load",
-    "losses",
-    "mel",
-    "mel_of_signal",
-    "models",
-    "moments",
-    "optimizers",
-    "piper_losses",
-    "randomize",
-    "spectrogram",
-    "spectrograms",
-    "torch_batch",
-]

@@ -130,6 +130,7 @@ class MultiPeriodDiscriminator(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         scale = config.discriminator_width / PIPER_WIDTH
+        self.discriminators: nnx.List[SubDiscriminator]
         self.discriminators = nnx.List([DiscriminatorS(scale, rngs=rngs)])
         for period in PERIODS:
             self.discriminators.append(DiscriminatorP(period, scale, rngs=rngs))

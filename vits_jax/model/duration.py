@@ -7,6 +7,7 @@ augmentation (VITS, 2.2.2 and appendix A); the plain one is FastSpeech's regress
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ class Flip(nnx.Module):
 
 
 def _flows(hidden: int, *, rngs: nnx.Rngs) -> nnx.List:
-    flows = nnx.List([ElementwiseAffine()])
+    flows: nnx.List[Any] = nnx.List([ElementwiseAffine()])
     for _ in range(N_FLOWS):
         flows.append(ConvFlow(hidden, rngs=rngs))
         flows.append(Flip())

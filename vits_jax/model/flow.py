@@ -39,7 +39,7 @@ class ResidualCouplingBlock(nnx.Module):
     """Couplings with the channels reversed after each; the log-determinant is zero."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.flows = nnx.List()
+        self.flows: nnx.List[ResidualCouplingLayer | Flip] = nnx.List()
         for _ in range(N_FLOWS):
             self.flows.append(ResidualCouplingLayer(config, rngs=rngs))
             self.flows.append(Flip())

@@ -10,7 +10,10 @@ lowering of the plain operation, on CPU, GPU and TPU alike (docs/performance.md)
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +27,11 @@ LEAKY_SLOPE = 0.1
 def at_least_float32(x: jax.Array) -> jax.Array:
     """``x`` in float32 or, if it has more, in its own precision."""
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def total(terms: Iterable[jax.Array]) -> jax.Array:
+    """The sum of at least one term; `sum` would begin with the int 0."""
+    return functools.reduce(operator.add, terms)
 
 
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> nnx.Param:
@@ -81,26 +89,29 @@ def _depthwise(x: jax.Array, weight: jax.Array, dilation: int, left: int, right:
     k = weight.shape[2]
     x = jnp.pad(x, ((0, 0), (left, right), (0, 0)))
     length = x.shape[1] - (k - 1) * dilation
-    return sum(x[:, i * dilation : i * dilation + length] * weight[:, 0, i] for i in range(k))
+    return total(x[:, i * dilation : i * dilation + length] * weight[:, 0, i] for i in range(k))
 
 
 def _grouped(
     x: jax.Array, weight: jax.Array, stride: int, groups: int, left: int, right: int
 ) -> jax.Array:
-    """Fold the stride into channels, then one batched matmul over the groups per tap."""
+    """Windows side by side in the channels, then one matmul for each group, all at once."""
     out, c_in, k = weight.shape
     batch, length, _ = x.shape
-    taps = -(-k // stride)
+    taps = -(-k // stride)  # blocks of `stride` samples that a window spans
     out_length = (length + left + right - k) // stride + 1
     weight = jnp.pad(weight, ((0, 0), (0, 0), (0, taps * stride - k)))
-    weight = weight.reshape(groups, out // groups, c_in, taps, stride).transpose(3, 0, 4, 2, 1)
-    weight = weight.reshape(taps, groups, stride * c_in, out // groups)
-    folded = (out_length + taps - 1) * stride
-    x = jnp.pad(x, ((0, 0), (left, max(folded - left - length, 0)), (0, 0)))[:, :folded]
-    x = x.reshape(batch, -1, stride, groups, c_in).transpose(0, 1, 3, 2, 4)
-    x = x.reshape(batch, -1, groups, stride * c_in)
-    y = sum(jnp.einsum("btgi,gio->btgo", x[:, i : i + out_length], weight[i]) for i in range(taps))
-    return y.reshape(batch, out_length, out)
+    weight = weight.reshape(groups, out // groups, c_in, taps * stride).transpose(0, 3, 2, 1)
+    weight = weight.reshape(groups, taps * stride * c_in, out // groups)
+
+    blocks = out_length + taps - 1
+    missing = max(blocks * stride - left - length, 0)
+    x = jnp.pad(x, ((0, 0), (left, missing), (0, 0)))[:, : blocks * stride]
+    x = x.reshape(batch, blocks, stride, groups, c_in).transpose(3, 0, 1, 2, 4)
+    x = x.reshape(groups, batch, blocks, stride * c_in)
+    windows = jnp.concatenate([x[:, :, i : i + out_length] for i in range(taps)], axis=3)
+    y = jnp.einsum("gbti,gio->gbto", windows, weight)
+    return y.transpose(1, 2, 0, 3).reshape(batch, out_length, out)
 
 
 def conv_transpose1d(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
@@ -118,7 +129,7 @@ def conv_transpose1d(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
     weight = weight[::-1].reshape(taps, c_in, stride * c_out)
     x = jnp.pad(x, ((0, 0), (taps - 1, taps - 1), (0, 0)))
     spread = length + taps - 1
-    y = sum(x[:, i : i + spread] @ weight[i] for i in range(taps))
+    y = total(x[:, i : i + spread] @ weight[i] for i in range(taps))
     out_length = (length - 1) * stride + k - 2 * start
     return y.reshape(batch, spread * stride, c_out)[:, start : start + out_length]
 
@@ -143,6 +154,7 @@ class Conv1d(nnx.Module):
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding = dilation * (k - 1) // 2 if padding is None else padding
         shape, fan_in = (c_out, c_in // groups, k), c_in // groups * k
+        self.bias: nnx.Param | None
         if init == "zeros":
             self.weight, self.bias = zeros(*shape), zeros(c_out)
             return

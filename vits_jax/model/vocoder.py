@@ -12,6 +12,7 @@ from vits_jax.model.layers import (
     WeightNormConv1d,
     WeightNormConvTranspose1d,
     leaky_relu,
+    total,
 )
 
 
@@ -57,8 +58,8 @@ class Generator(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         channels = config.upsample_initial_channel
         self.conv_pre = Conv1d(config.inter_channels, channels, 7, rngs=rngs)
-        self.ups = nnx.List()
-        self.resblocks = nnx.List()
+        self.ups: nnx.List[WeightNormConvTranspose1d] = nnx.List()
+        self.resblocks: nnx.List[ResBlock1 | ResBlock2] = nnx.List()
         block = ResBlock1 if config.resblock == "1" else ResBlock2
         for rate, k in zip(config.upsample_rates, config.upsample_kernel_sizes):
             self.ups.append(WeightNormConvTranspose1d(channels, channels // 2, k, rate, rngs=rngs))
@@ -93,6 +94,6 @@ class Generator(nnx.Module):
                 mask = jnp.repeat(mask, x.shape[1] // mask.shape[1], axis=1)
             x = ended(x, mask)
             blocks = self.resblocks[i * per_stage : (i + 1) * per_stage]
-            x = sum(block(x, mask) for block in blocks) / per_stage
+            x = total(block(x, mask) for block in blocks) / per_stage
         x = leaky_relu(x, 0.01)  # PyTorch's default here, not the 0.1 of the other layers
         return jnp.tanh(self.conv_post(x))[:, :, 0]

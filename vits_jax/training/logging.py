@@ -129,11 +129,14 @@ class Progress:
         """Leaves what is done inside out of the rates: validating, saving."""
         start = time.perf_counter()
         yield
-        self._other += time.perf_counter() - start
+        self.other(time.perf_counter() - start)
 
     def other(self, seconds: float) -> None:
-        """Leave seconds out of the rates."""
+        """Leave seconds out of the rates, and of the time to go."""
         self._other += seconds
+        if not self._bar.disable:
+            self._bar.start_t += seconds
+            self._bar.last_print_t += seconds
 
     def step(self, numbers: StepNumbers) -> None:
         """Count a finished step."""

@@ -250,7 +250,7 @@ def _announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: 
     )
     shapes = ", ".join(f"{b.phonemes} x {b.frames}" for b in plan.used_buckets)
     _LOGGER.info(
-        "%d x %s; %d batches of %d an epoch; %d shapes to compile (phonemes x frames: %s); "
+        "%d x %s; %d batches of %d an epoch; shapes to compile: %d (phonemes x frames: %s); "
         "%.1f %% padding",
         *(mesh.size, mesh.devices.flat[0].device_kind),
         *(plan.steps_per_epoch, plan.batch_size, len(plan.used_buckets), shapes),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vits_jax.model.discriminator import Features
-from vits_jax.model.layers import at_least_float32
+from vits_jax.model.layers import at_least_float32, total
 from vits_jax.model.synthesizer import TrainingOutput
 
 
@@ -57,7 +57,7 @@ def discriminator_loss(
     real: list[Features], generated: list[Features], weight: jax.Array, n: Counts
 ) -> jax.Array:
     """Least squares: real audio to 1, generated to 0 (HiFi-GAN, eq. 1)."""
-    return sum(
+    return total(
         row_mean((1 - r[-1]) ** 2, weight, n.rows) + row_mean(g[-1] ** 2, weight, n.rows)
         for r, g in zip(real, generated)
     )
@@ -65,14 +65,14 @@ def discriminator_loss(
 
 def generator_loss(generated: list[Features], weight: jax.Array, n: Counts) -> jax.Array:
     """Least squares: generated audio to 1 (HiFi-GAN, eq. 2)."""
-    return sum(row_mean((1 - g[-1]) ** 2, weight, n.rows) for g in generated)
+    return total(row_mean((1 - g[-1]) ** 2, weight, n.rows) for g in generated)
 
 
 def feature_loss(
     real: list[Features], generated: list[Features], weight: jax.Array, n: Counts
 ) -> jax.Array:
     """L1 distance of all feature maps, decisions included (HiFi-GAN, eq. 4)."""
-    return sum(
+    return total(
         row_mean(jnp.abs(at_least_float32(r) - at_least_float32(g)), weight, n.rows)
         for maps in zip(real, generated)
         for r, g in zip(*maps)

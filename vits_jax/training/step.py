@@ -225,9 +225,7 @@ def eval_step(
     return {name: value * n.rows for name, value in metrics.items()} | {"weight": n.rows}
 
 
-def make_train_step(
-    config: Config, mesh: Mesh
-) -> Callable[[State, Batch, Rates], tuple[State, Metrics]]:
+def make_train_step(config: Config, mesh: Mesh) -> jax.stages.Wrapped:
     """``step(state, batch, rates) -> state, metrics``, jitted; the old state is donated.
 
     ``batch`` is laid out in rows over the mesh, the rest is replicated. ``rates`` holds
@@ -242,9 +240,7 @@ def make_train_step(
     return _over_rows(step, mesh, (P(), P("data"), P()), donate_argnums=0)
 
 
-def make_eval_step(
-    config: Config, mesh: Mesh
-) -> Callable[[dict[str, Parameters], Batch, jax.Array], Metrics]:
+def make_eval_step(config: Config, mesh: Mesh) -> jax.stages.Wrapped:
     """``evaluate(params, batch, first_row) -> metrics``, jitted: sums, and their ``weight``.
 
     ``first_row`` numbers the batch's rows within the validation set, so that each
@@ -260,7 +256,7 @@ def make_eval_step(
 
 def _over_rows(
     function: Callable[..., Any], mesh: Mesh, specs: tuple[P, ...], **options: Any
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     # check_vma would insert the gradients' sums by itself, once per tensor where it is used;
     # one explicit psum at the end is what the compiler combines best.
     sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
