@@ -19,7 +19,7 @@ def use_cache() -> None:
 
     ``JAX_COMPILATION_CACHE_DIR`` wins.
     """
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "vits_jax" / "jax"))
 
