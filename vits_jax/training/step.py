@@ -168,8 +168,8 @@ def train_step(
     grads, metrics = gradients(config, networks, state["params"], batch, random)
     grads, metrics = lax.psum((grads, metrics), "data")
     metrics |= {
-        "grad_norm_g": optax.global_norm(grads["model_g"]),
-        "grad_norm_d": optax.global_norm(grads["model_d"]),
+        "grad_norm_g": optax.tree.norm(grads["model_g"]),
+        "grad_norm_d": optax.tree.norm(grads["model_d"]),
     }
     o = config.optimizer
     params, optimizers = {}, {}
