@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = os.environ.get("VITS_JAX_TEST_PLATFORM", "cpu")
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+# A shell's background job ignores SIGINT, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # All before jax, TensorFlow Datasets or torch are imported, and inherited by the commands that
 # tests start. Compiling is most of the time that the tests take: repeated runs read the cache.

@@ -343,15 +343,14 @@ def _workers(count: int) -> Iterator[Submit]:
         yield lambda function, jobs: (function(*job) for job in jobs)
         return
     # Spawned, not forked: numerical libraries keep threads and locks that a fork breaks.
-    pool = ProcessPoolExecutor(
-        count, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
-    )
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
 
     def submit(function: Callable[..., _T], jobs: Iterable[tuple[Any, ...]]) -> Iterator[_T]:
         # Bounded, or the results of a large corpus would wait in memory for the writer.
         pending: deque[Future[_T]] = deque()
         for job in jobs:
-            pending.append(pool.submit(function, *job))
+            with _interrupts_blocked():  # workers start here, and inherit it
+                pending.append(pool.submit(function, *job))
             if len(pending) >= 8 * count:
                 yield pending.popleft().result()
         while pending:
@@ -367,8 +366,14 @@ def _workers(count: int) -> Iterator[Submit]:
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends them
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits. It reaches workers too, even half-started ones; only the parent shall act."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def available_processors() -> int:
