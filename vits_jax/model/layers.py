@@ -4,8 +4,8 @@ Weights are ``[out, in / groups, k]`` (transposed convolutions ``[in, out, k]``)
 ``[B, T, C]``. So a layer's parameter tree is Piper's ``state_dict`` as it is. Every
 convolution computes in the dtype of its input; parameters stay in theirs.
 
-Several convolutions are written in a form that XLA runs much faster than its own
-lowering of the plain operation, on CPU, GPU and TPU alike (docs/performance.md).
+Grouped, depthwise and transposed convolutions are written as matrix products or shifted
+sums: XLA:CPU runs those faster than the plain operation (docs/performance.md).
 """
 
 from __future__ import annotations

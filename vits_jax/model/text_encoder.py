@@ -110,7 +110,7 @@ class MultiHeadAttention(nnx.Module):
 
 # Both directions only pad and reshape: in a flat row-major matrix, rows that are one
 # element longer shift the next row by one. Gathers do the same in ten times the memory
-# traffic (docs/performance.md).
+# traffic, by XLA's own count for TPU.
 
 
 def _to_absolute(x: jax.Array) -> jax.Array:
