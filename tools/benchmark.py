@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vits_jax.compilation import use_cache
+from vits_jax.compilation import no_garbage_collection, use_cache
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.presets import preset_names, preset_path
 from vits_jax.training.mesh import make_mesh, put_rows, replicated
@@ -93,7 +93,9 @@ def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
     rates = jax.device_put({k: jnp.float32(v) for k, v in rates.items()}, replicated(mesh))
 
     start = time.perf_counter()
-    step = make_train_step(config, mesh).lower(state, batch, rates).compile()
+    with no_garbage_collection():
+        lowered = make_train_step(config, mesh).lower(state, batch, rates)
+    step = lowered.compile()
     compile_seconds = time.perf_counter() - start
     cost, memory = step.cost_analysis() or {}, step.memory_analysis()
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -22,6 +25,43 @@ def use_cache() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "vits_jax" / "jax"))
+
+
+def options_for(platform: str) -> dict[str, str] | None:
+    """Compiler options of a large program on ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+
+    XLA:CPU finds each YNN fusion again by a walk over the whole program when it loads it
+    from the cache: thousands of them took most of the loading (docs/performance.md).
+    """
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if platform == "cpu" else None
+
+
+def apart(function: Callable[..., Any], platform: str) -> Callable[..., Any]:
+    """On ``"cpu"``, `function` as a computation of its own in the compiled program.
+
+    XLA:CPU compares every kernel of a computation with every other when it loads it, to
+    find which may run side by side: two computations of half the size load in half the time.
+    """
+    if platform != "cpu":
+        return function
+
+    def call(*arguments: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*arguments)
+
+    return call
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Tracing makes millions of small objects that live: looking through them costs a third."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CompiledByShape:
@@ -45,7 +85,9 @@ class CompiledByShape:
         """Call for arguments that `shape` stands for."""
         if shape not in self._compiled:
             start = time.perf_counter()
-            self._compiled[shape] = self._function.lower(*arguments).compile()
+            with no_garbage_collection():
+                lowered = self._function.lower(*arguments)
+            self._compiled[shape] = lowered.compile()
             seconds = time.perf_counter() - start
             self.seconds += seconds
             shown = " x ".join(map(str, shape))

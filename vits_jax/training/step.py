@@ -13,6 +13,7 @@ sum over the devices is the batch's gradient.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vits_jax.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
+from vits_jax.compilation import apart, options_for
 from vits_jax.config import Config
 from vits_jax.model.discriminator import Features
 from vits_jax.model.networks import Networks, abstract_networks, initial_parameters
@@ -158,33 +160,53 @@ def gradients(
     return {"model_g": grads_g, "model_d": grads_d}, metrics
 
 
+def _update(
+    config: Config,
+    betas: tuple[float, float],
+    params: Parameters,
+    grads: Parameters,
+    state: optimizer.OptimizerState,
+    rate: jax.Array,
+) -> tuple[Parameters, optimizer.OptimizerState, jax.Array]:
+    """One network's AdamW step, and the norm of its gradient."""
+    o = config.optimizer
+    params, state = optimizer.update(
+        params,
+        grads,
+        state,
+        learning_rate=rate,
+        betas=betas,
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+    )
+    return params, state, optax.tree.norm(grads)
+
+
 def train_step(
-    config: Config, networks: Networks, state: State, batch: Batch, rates: Rates
+    config: Config,
+    networks: Networks,
+    state: State,
+    batch: Batch,
+    rates: Rates,
+    platform: str,
 ) -> tuple[State, Metrics]:
-    """The step on one device's rows of the batch, inside ``shard_map``."""
+    """The step on one device's rows of the batch, inside ``shard_map``.
+
+    ``platform`` (``"cpu"``, ...) decides how the program is put together, not what it computes.
+    """
     n_rows = batch["weight"].shape[0]
     rows = lax.axis_index("data") * n_rows + jnp.arange(n_rows, dtype=jnp.int32)
     random = RowRandomness(row_keys(config.run.seed, state["step"], rows), dropout=True)
     grads, metrics = gradients(config, networks, state["params"], batch, random)
     grads, metrics = lax.psum((grads, metrics), "data")
-    metrics |= {
-        "grad_norm_g": optax.tree.norm(grads["model_g"]),
-        "grad_norm_d": optax.tree.norm(grads["model_d"]),
-    }
-    o = config.optimizer
     params, optimizers = {}, {}
-    for name, rate, betas in (
-        ("model_g", rates["learning_rate"], o.betas),
-        ("model_d", rates["learning_rate_d"], o.betas_d),
+    for name, which, rate, betas in (
+        ("model_g", "g", rates["learning_rate"], config.optimizer.betas),
+        ("model_d", "d", rates["learning_rate_d"], config.optimizer.betas_d),
     ):
-        params[name], optimizers[name] = optimizer.update(
-            state["params"][name],
-            grads[name],
-            state["optimizer"][name],
-            learning_rate=rate,
-            betas=betas,
-            eps=o.eps,
-            weight_decay=o.weight_decay,
+        update = apart(functools.partial(_update, config, betas), platform)
+        params[name], optimizers[name], metrics[f"grad_norm_{which}"] = update(
+            state["params"][name], grads[name], state["optimizer"][name], rate
         )
     return {"step": state["step"] + 1, "params": params, "optimizer": optimizers}, metrics
 
@@ -233,9 +255,10 @@ def make_train_step(config: Config, mesh: Mesh) -> jax.stages.Wrapped:
     ``kl`` unweighted, ``fm`` with its weight, as Piper logs them.
     """
     networks = abstract_networks(config)
+    platform = mesh.devices.flat[0].platform
 
     def step(state: State, batch: Batch, rates: Rates) -> tuple[State, Metrics]:
-        return train_step(config, networks, state, batch, rates)
+        return train_step(config, networks, state, batch, rates, platform)
 
     return _over_rows(step, mesh, (P(), P("data"), P()), donate_argnums=0)
 
@@ -264,5 +287,6 @@ def _over_rows(
         sharded,
         in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),
         out_shardings=NamedSharding(mesh, P()),
+        compiler_options=options_for(mesh.devices.flat[0].platform),
         **options,
     )
