@@ -167,8 +167,7 @@ NOT_BUILT = [
     (["--max_time", "00:12:00:00"], "--max-time 00:12:00:00: not built yet: use --max_steps"),
     (["--auto_select_gpus", "True"], "--auto-select-gpus True: use --devices"),
     (["--gpus", "1"], "--gpus 1: use --accelerator gpu --devices N"),
-    (["--resume_from_single_speaker_checkpoint", "x.ckpt"], "x.ckpt: not built yet"),
-    (["--warmstart_ckpt", "x.ckpt"], "--warmstart-ckpt x.ckpt: not built yet"),
+    (["--warmstart_ckpt", "a", "--resume_from_checkpoint", "b"], "expected one of them"),
 ]
 
 

@@ -112,7 +112,7 @@ def test_bad_lines_leave_nothing_behind(
     [
         (["--output-dir", "x"], "the following arguments are required: --checkpoint"),
         (["--checkpoint", "absent", "--output-dir", "x"], "absent: no such checkpoint"),
-        (["--checkpoint", "absent.ckpt", "--output-dir", "x"], "not built yet"),
+        (["--checkpoint", "absent.ckpt", "--output-dir", "x"], "absent.ckpt: no such"),
         (["--chekpoint", "x", "--output-dir", "x", "--checkpoint", "y"], "mean --checkpoint?"),
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--speaker-id", "1"], "--speaker-id goes"),
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--noise-w", "x"], "invalid float"),

@@ -30,13 +30,14 @@ class Parser(argparse.ArgumentParser):
     Declare flags with dashes (``--batch-size``); ``--batch_size`` then works too.
 
     Args:
-        prog: the command's name under ``python -m vits_jax.``.
+        prog: the command's name.
         description: what it does, for ``--help``.
+        prefix: what stands before the name.
     """
 
-    def __init__(self, prog: str, description: str) -> None:
+    def __init__(self, prog: str, description: str, prefix: str = "python -m vits_jax.") -> None:
         super().__init__(
-            prog=f"python -m vits_jax.{prog}",
+            prog=f"{prefix}{prog}",
             description=description,
             allow_abbrev=False,
         )

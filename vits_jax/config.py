@@ -145,7 +145,21 @@ class RunConfig:
     check_val_every_n_epoch: int = _flag(1, "validate every N epochs")
     log_every_n_steps: int = _flag(50, "write scalars every N batches")
     resume_from_checkpoint: str | None = _flag(
-        None, "start from another run's checkpoint: weights, optimizer, step, position"
+        None,
+        "go on from a checkpoint (another run, or Piper's .ckpt): weights, optimizer with its "
+        "settings, step, position",
+    )
+    resume_from_single_speaker_checkpoint: str | None = _flag(
+        None, "begin a multi-speaker model with a single-speaker checkpoint's weights"
+    )
+    warmstart_ckpt: str | None = _flag(
+        None, "begin with every tensor of a checkpoint that fits, and nothing else of it"
+    )
+    vocoder_warmstart_ckpt: str | None = _flag(
+        None, "the same, of decoder, posterior encoder and flow alone"
+    )
+    voice_config: str | None = _flag(
+        None, "config.json of the dataset that a .ckpt was trained on: its symbols and speakers"
     )
     accelerator: str = _flag("auto", "auto, cpu, gpu or tpu")
     devices: int | str = _flag("auto", "how many devices to use (auto: all)")

@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from vits_jax.config import AudioConfig, Config, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from vits_jax.errors import UserError
 
+CHECKPOINT_FLAGS = (
+    "resume_from_checkpoint",
+    "resume_from_single_speaker_checkpoint",
+    "warmstart_ckpt",
+    "vocoder_warmstart_ckpt",
+)
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 
 
@@ -176,6 +182,14 @@ def _run(run: RunConfig) -> Iterator[str]:
         *("checkpoint_epochs", "checkpoint_steps", "keep_epochs"),
         *("check_val_every_n_epoch", "log_every_n_steps"),
     )
+    named = [name for name in CHECKPOINT_FLAGS if getattr(run, name) is not None]
+    if len(named) > 1:
+        both = " and ".join(f"--{name.replace('_', '-')}" for name in named)
+        yield f"{both}: expected one of them: a run begins in one way"
+    if run.voice_config is not None and not any(
+        str(getattr(run, name)).endswith(".ckpt") for name in named
+    ):
+        yield _say("voice_config", run.voice_config, "a .ckpt to go with: others know their own")
     if not 0 <= run.seed < 2**32:
         yield _say("seed", run.seed, f"from 0 to {2**32 - 1}")
     if run.keep_newest == 0:

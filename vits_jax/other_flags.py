@@ -23,12 +23,6 @@ OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
     "gradient_clip_algorithm": ((), f"{_NOT_BUILT}: leave it out, as Piper does"),
     "num_nodes": (("1",), f"{_NOT_BUILT}: one host, all of its devices (--devices)"),
     "max_time": ((), f"{_NOT_BUILT}: use --max_steps or --max_epochs"),
-    "resume_from_single_speaker_checkpoint": (
-        (),
-        f"{_NOT_BUILT}: --resume_from_checkpoint continues a run with the same speakers",
-    ),
-    "warmstart_ckpt": ((), f"{_NOT_BUILT}: --resume_from_checkpoint continues a run"),
-    "vocoder_warmstart_ckpt": ((), f"{_NOT_BUILT}: --resume_from_checkpoint continues a run"),
     "deterministic": (("false",), f"{_NOT_BUILT}: on CPU every run repeats bit for bit"),
     "use_mrd": (("false",), f"{_NOT_BUILT}: Piper's two discriminators train"),
     # Done in another way.

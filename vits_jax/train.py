@@ -24,13 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    config = configure(argv)
+    config, given = _configure(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.compilation import use_cache
     from vits_jax.training.loop import train
 
     use_cache()
-    return train(config).exit_code
+    return train(config, given).exit_code
 
 
 def configure(argv: Sequence[str]) -> Config:
@@ -39,14 +39,21 @@ def configure(argv: Sequence[str]) -> Config:
     Raises:
         UserError: an unknown flag, a value of the wrong type, an impossible value.
     """
+    return _configure(argv)[0]
+
+
+def _configure(argv: Sequence[str]) -> tuple[Config, frozenset[str]]:
+    """The configuration, and what of it the user asked for: flags, and keys of ``--config``."""
     parser = _parser()
     given = vars(parser.parse(argv))
     quality, path = given.pop("quality", None), given.pop("config", None)
     if quality is not None and path is not None:
         raise UserError(f"--quality {quality} and --config {path}: expected one of the two")
+    own_file = path is not None
     path = preset_path(quality or DEFAULT_QUALITY) if path is None else Path(path)
 
     values = read_yaml(path)
+    asked = frozenset(given) | (frozenset(values) if own_file else frozenset())
     config = Config()
     for name, value in values.items():
         config = _put(config, name, value, f"{path}: {name}")
@@ -58,7 +65,7 @@ def configure(argv: Sequence[str]) -> Config:
     if config.data.batch_size is None:
         raise UserError("--batch-size is missing: utterances per step, over all devices together")
     check(config)
-    return config
+    return config, asked
 
 
 def _put(config: Config, name: str, value: Any, where: str) -> Config:

@@ -128,7 +128,6 @@ def test_where_a_checkpoint_is(tmp_path: Path):
     ("name", "expected"),
     [
         ("absent", "absent: no such checkpoint"),
-        ("voice.ckpt", "voice.ckpt: reading Piper's .ckpt files is not built yet"),
         ("empty", "empty: no checkpoint in it"),
         ("file", "file: no checkpoint in it"),
         ("run/checkpoints/7", "no such checkpoint"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
+import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -168,18 +169,40 @@ class Checkpoints:
         return RunFailed(f"no checkpoint could be written to {self.directory}: {reason}")
 
 
+def write_new(run_dir: Path, step: int, state: Any, metadata: Metadata) -> Path:
+    """Write one checkpoint into a run directory that is not there yet; all of it or nothing.
+
+    Returns:
+        The step's directory.
+
+    Raises:
+        UserError: the directory exists, or cannot be written.
+    """
+    if run_dir.exists():
+        raise UserError(f"{run_dir} exists: expected the name of a directory to be made")
+    unfinished = run_dir.with_name(f".{run_dir.name}.{os.getpid()}.part")
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(unfinished, RunConfig())
+        try:
+            checkpoints.save(step, state, metadata, {})
+        finally:
+            checkpoints.close()
+        unfinished.rename(run_dir)
+    except (OSError, RunFailed) as error:
+        raise UserError(f"{run_dir}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return run_dir / DIRECTORY / str(step)
+
+
 def resolve(path: str | Path) -> Path:
     """The directory of one step, from a run directory (its latest step) or a step's own.
 
     Raises:
-        UserError: there is no checkpoint, or it is one of Piper's ``.ckpt`` files.
+        UserError: there is no checkpoint.
     """
     path = Path(path)
-    if path.suffix == ".ckpt":
-        raise UserError(
-            f"{path}: reading Piper's .ckpt files is not built yet: "
-            "expected a run directory of vits_jax or one step in its checkpoints/"
-        )
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint: expected a run directory or one step of it")
     for directory in (path / DIRECTORY, path):
@@ -205,6 +228,20 @@ def step_directories(directory: Path) -> list[Path]:
 def read_metadata(step_dir: Path) -> Metadata:
     """The metadata of one step's directory."""
     return Metadata.from_json(ocp.metadata(step_dir).custom_metadata, step_dir)
+
+
+def read_shapes(step_dir: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of the parameters that a checkpoint holds, by network and name."""
+    stored = ocp.metadata(step_dir).metadata["params"]
+    return {
+        network: {name: tuple(array.shape) for name, array in arrays.items()}
+        for network, arrays in stored.items()
+    }
+
+
+def has_optimizer(step_dir: Path) -> bool:
+    """Whether a checkpoint can be continued, rather than only speak and start warm."""
+    return "optimizer" in ocp.metadata(step_dir).metadata
 
 
 def restore(step_dir: Path, target: Any) -> Any:

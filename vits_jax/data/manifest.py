@@ -166,6 +166,17 @@ def read_config(dataset_dir: str | Path) -> VoiceConfig:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(f"{path} does not exist: preprocess writes it")
+    return read_voice_config(path)
+
+
+def read_voice_config(path: Path) -> VoiceConfig:
+    """Read and check a ``config.json``, wherever it lies.
+
+    Raises:
+      UserError: the file is missing, or is not what it should be.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: expected the config.json of a dataset")
     raw = _json_object(str(path), path.read_bytes())
     audio = raw.get("audio")
     if not isinstance(audio, dict):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,34 @@ class _Draws:
 def abstract_networks(config: Config) -> Networks:
     """The networks' structure; nothing is computed."""
     return nnx.eval_shape(lambda: _build(config, _Draws()))
+
+
+def parameter_shapes(config: Config) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of all parameters, ``{"model_g": {name: shape}, "model_d": ...}``.
+
+    In the order of PyTorch's ``parameters()``, by which Piper's optimizers number them: a
+    module's own first, then its children's, each in the order in which they were made.
+    """
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+
+    def build() -> Networks:
+        networks = _build(config, _Draws())
+        found["model_g"] = dict(_walk(networks.generator))
+        found["model_d"] = dict(_walk(networks.discriminator))
+        return networks
+
+    nnx.eval_shape(build)  # the modules themselves come out of it with their parts sorted
+    return found
+
+
+def _walk(module: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
+    parts = dict(enumerate(module)) if isinstance(module, nnx.List) else vars(module)
+    for name, part in parts.items():
+        if isinstance(part, nnx.Variable):
+            yield f"{prefix}{name}", part.shape
+    for name, part in parts.items():
+        if isinstance(part, (nnx.Module, nnx.List)):
+            yield from _walk(part, f"{prefix}{name}.")
 
 
 def initial_parameters(config: Config, key: jax.Array) -> dict[str, Parameters]:

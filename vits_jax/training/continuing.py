@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from vits_jax.checkpoints import store
-from vits_jax.config import Config
+from vits_jax.checkpoints.source import Source, open_checkpoint
+from vits_jax.checkpoints.transfer import VOCODER, Transfer, from_single_speaker, warm_start
+from vits_jax.config import Config, OptimizerConfig
+from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batches import Plan
 from vits_jax.data.manifest import Dataset
 from vits_jax.errors import UserError
+from vits_jax.model.networks import parameter_shapes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,7 +33,8 @@ MAY_CHANGE = frozenset(
         *("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d"),
         *("log_every_n_steps", "check_val_every_n_epoch"),
         *("checkpoint_epochs", "checkpoint_steps", "keep_newest", "keep_best", "keep_epochs"),
-        *("run_dir", "default_root_dir", "dataset_dir", "resume_from_checkpoint"),
+        *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
+        *CHECKPOINT_FLAGS,
     }
 )
 # Of the model, what changes neither the names nor the shapes of its parameters.
@@ -38,11 +43,15 @@ NO_PARAMETERS = frozenset({"p_dropout", "segment_size"})
 
 @dataclass(frozen=True)
 class Start:
-    """The first batch of a run, and the checkpoint that its state comes from, if any."""
+    """The first batch of a run, and the checkpoint that it begins with, if any.
+
+    With a `transfer`, what it takes are parameters of a new run; else the whole state.
+    """
 
     epoch: int = 0
     batch: int = 0
-    checkpoint: Path | None = None
+    source: Source | None = None
+    transfer: Transfer | None = None
 
 
 def plan_identity(dataset: Dataset, plan: Plan, batches_per_epoch: int) -> dict[str, Any]:
@@ -66,28 +75,57 @@ def plan_identity(dataset: Dataset, plan: Plan, batches_per_epoch: int) -> dict[
     }
 
 
-def find_start(config: Config, run_dir: Path | None, plan: Mapping[str, Any]) -> Start:
-    """Where to start.
+def find_start(
+    config: Config,
+    run_dir: Path | None,
+    plan: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    given: Collection[str] | None = None,
+) -> tuple[Config, Start]:
+    """Where to start, and the configuration to go on with.
 
-    A checkpoint in the run directory beats ``--resume_from_checkpoint``.
+    A checkpoint in the run directory beats every flag that names another.
+
+    Args:
+        config: what was asked for.
+        run_dir: the run's directory, if it has one.
+        plan: of `plan_identity`.
+        dataset: the dataset's ``config.json``.
+        given: flags that the user set (None: all). A run that goes on takes the settings of
+            its optimizers from the checkpoint, except those.
 
     Raises:
         UserError: the run directory holds a run of another configuration or other data, or
-            the checkpoint to resume from is of another model.
+            the checkpoint is of another model.
     """
-    resume = config.run.resume_from_checkpoint
+    run = config.run
+    named = [name for name in CHECKPOINT_FLAGS if getattr(run, name) is not None]
     steps = store.step_directories(run_dir / store.DIRECTORY) if run_dir is not None else []
     if steps:
-        if resume is not None:
-            _LOGGER.info("%s has a checkpoint: it beats --resume_from_checkpoint", run_dir)
-        return _continue(config, steps[-1].absolute(), plan)
-    if resume is not None:
-        return _resume(config, store.resolve(resume), plan)
-    return Start()
+        for name in named:
+            _LOGGER.info("%s has a checkpoint: it beats --%s", run_dir, name)
+        return _continue(config, steps[-1].absolute(), plan, given)
+    if not named:
+        return config, Start()
+    source = open_checkpoint(getattr(run, named[0]), run.voice_config)
+    if named[0] == "resume_from_checkpoint":
+        return _resume(config, source, plan, dataset, given)
+    target = parameter_shapes(config)
+    if named[0] == "resume_from_single_speaker_checkpoint":
+        transfer = from_single_speaker(source, target)
+    else:
+        only = VOCODER if named[0] == "vocoder_warmstart_ckpt" else ()
+        transfer = warm_start(source, target, dataset, only)
+    transfer.log(f"--{named[0]}", source)
+    return config, Start(source=source, transfer=transfer)
 
 
-def _continue(config: Config, checkpoint: Path, plan: Mapping[str, Any]) -> Start:
-    metadata = store.read_metadata(checkpoint)
+def _continue(
+    config: Config, checkpoint: Path, plan: Mapping[str, Any], given: Collection[str] | None
+) -> tuple[Config, Start]:
+    source = open_checkpoint(checkpoint)
+    metadata = source.metadata
+    config = _with_optimizer(config, metadata.config.optimizer, given)
     run_dir = checkpoint.parent.parent
     changed = store.differences(metadata.config, config, MAY_CHANGE)
     if changed:
@@ -103,23 +141,52 @@ def _continue(config: Config, checkpoint: Path, plan: Mapping[str, Any]) -> Star
             f"with --resume_from_checkpoint {run_dir} to train on from there"
         )
     _LOGGER.info("continuing at step %s", checkpoint.name)
-    return Start(metadata.epoch, metadata.batch, checkpoint)
+    return config, Start(metadata.epoch, metadata.batch, source)
 
 
-def _resume(config: Config, checkpoint: Path, plan: Mapping[str, Any]) -> Start:
-    metadata = store.read_metadata(checkpoint)
+def _resume(
+    config: Config,
+    source: Source,
+    plan: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    given: Collection[str] | None,
+) -> tuple[Config, Start]:
+    metadata = source.metadata
     theirs = metadata.config
     old = dataclasses.replace(config, audio=theirs.audio, model=theirs.model)
     changed = store.differences(old, config, NO_PARAMETERS)
     if changed:
         raise UserError(
-            f"--resume_from_checkpoint {checkpoint}: another model: {'; '.join(changed)}: "
-            "starting from a different model is not built yet"
+            f"--resume_from_checkpoint {source.where}: another model: {'; '.join(changed)}: "
+            "use the checkpoint's --quality, or --warmstart_ckpt to take of it what fits"
         )
+    for key in ("phoneme_id_map", "speaker_id_map"):
+        was, now = metadata.dataset.get(key), dataset.get(key)
+        if was and now and was != now:
+            _LOGGER.warning(
+                "the dataset's %s is not the checkpoint's: what it learnt of the others it will "
+                "say wrong; --warmstart_ckpt goes by their names",
+                key,
+            )
+    config = _with_optimizer(config, theirs.optimizer, given)
     if metadata.plan == plan:
-        _LOGGER.info("resuming %s where it stopped", checkpoint)
-        return Start(metadata.epoch, metadata.batch, checkpoint)
+        _LOGGER.info("resuming %s where it stopped", source.where)
+        return config, Start(metadata.epoch, metadata.batch, source)
     _LOGGER.info(
-        "resuming %s at the start of epoch %d: its batches were others", checkpoint, metadata.epoch
+        "resuming %s at the start of epoch %d: its batches were others",
+        *(source.where, metadata.epoch),
     )
-    return Start(metadata.epoch, 0, checkpoint)
+    return config, Start(metadata.epoch, 0, source)
+
+
+def _with_optimizer(
+    config: Config, theirs: OptimizerConfig, given: Collection[str] | None
+) -> Config:
+    """With the checkpoint's settings of the optimizers, except those that the user gave."""
+    ours = vars(config.optimizer)
+    kept = {name: value for name, value in ours.items() if given is None or name in given}
+    optimizer = dataclasses.replace(theirs, **kept)
+    for name, value in vars(optimizer).items():
+        if value != ours[name]:
+            _LOGGER.info("%s %s, as in the checkpoint", name, value)
+    return dataclasses.replace(config, optimizer=optimizer)

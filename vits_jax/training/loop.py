@@ -8,7 +8,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -55,8 +55,12 @@ class Outcome:
         return 0 if self.signal is None else 128 + self.signal
 
 
-def train(config: Config) -> Outcome:
+def train(config: Config, given: Collection[str] | None = None) -> Outcome:
     """Train until the configuration says so, or SIGINT or SIGTERM does.
+
+    Args:
+        given: flags that the user set (default: all). A run that goes on from a checkpoint
+            takes its optimizers' settings from there, except those.
 
     Raises:
         UserError: the configuration, or the data, cannot be trained on.
@@ -71,10 +75,12 @@ def train(config: Config) -> Outcome:
         # float32 as it says: accelerators would round the operands of products to fewer bits.
         jax.default_matmul_precision("highest"),
     ):
-        return _train(config, run_dir, stop)
+        return _train(config, given, run_dir, stop)
 
 
-def _train(config: Config, run_dir: Path | None, stop: _Stop) -> Outcome:
+def _train(
+    config: Config, given: Collection[str] | None, run_dir: Path | None, stop: _Stop
+) -> Outcome:
     run = config.run
 
     # Mesh
@@ -103,7 +109,7 @@ def _train(config: Config, run_dir: Path | None, stop: _Stop) -> Outcome:
     identity = plan_identity(dataset, plan, per_epoch)
 
     # Place
-    start = find_start(config, run_dir, identity)
+    config, start = find_start(config, run_dir, identity, dataset.config.raw, given)
     if run_dir is not None:
         write_yaml(config, run_dir / "config.yaml")
     _announce(config, mesh, dataset, parts, plan)
@@ -228,13 +234,16 @@ def _make_state(config: Config, mesh: Mesh, start: Start) -> State:
     """Fresh, or from the checkpoint; a copy on every device."""
     fresh = functools.partial(create_state, config)
     key = jax.random.key(config.run.seed)
-    if start.checkpoint is None:
-        return jax.jit(fresh, out_shardings=replicated(mesh))(key)
+    if start.source is None or start.transfer is not None:
+        state = jax.jit(fresh, out_shardings=replicated(mesh))(key)
+        if start.transfer is not None and start.source is not None:
+            state["params"] = start.transfer.apply(state["params"], start.source)
+        return state
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         jax.eval_shape(fresh, key),
     )
-    return store.restore(start.checkpoint, target)
+    return start.source.state(target)
 
 
 def _announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: Plan) -> None:
@@ -271,7 +280,7 @@ class _Output:
         self._run, self._saved = run, -1
         self._checkpoints = None if run_dir is None else store.Checkpoints(run_dir, run)
         here = None if self._checkpoints is None else self._checkpoints.directory
-        if start.checkpoint is not None and start.checkpoint.parent == here:
+        if start.source is not None and start.source.where.parent == here:
             self._saved = step
         self.events = Events(run_dir, step)
         total = None if math.isinf(end) else int(end)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from vits_jax.checkpoints import store
+from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.config import Config
 from vits_jax.errors import UserError
 from vits_jax.model.parameters import Parameters
@@ -132,13 +132,18 @@ class Voice:
         return int(speaker_id)
 
 
-def load(checkpoint: str | Path) -> Voice:
-    """A voice from a run directory (its latest step) or one step's directory.
+def load(checkpoint: str | Path, voice_config: str | Path | None = None) -> Voice:
+    """A voice from a run directory (its latest step), one step's directory, or a ``.ckpt``.
+
+    Args:
+        checkpoint: its path.
+        voice_config: the ``config.json`` of the dataset that a ``.ckpt`` was trained on: it
+            has the symbols and speakers, which a ``.ckpt`` lacks.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    step_dir = store.resolve(checkpoint)
-    metadata = store.read_metadata(step_dir)
-    parameters = store.restore_generator(step_dir, SingleDeviceSharding(jax.devices()[0]))
+    source = open_checkpoint(checkpoint, voice_config)
+    metadata = source.metadata
+    parameters = source.generator(SingleDeviceSharding(jax.devices()[0]))
     return Voice(metadata.config, metadata.dataset, parameters, make_stages(metadata.config))

@@ -1,0 +1,348 @@
+"""Piper's .ckpt files: what they hold arrives, leaves again unchanged, or is refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from jax.sharding import SingleDeviceSharding
+
+from tests.checkpoints.ckpts import SEVERAL, SMALLEST, ckpt, write
+from tests.parity import oracle
+from vits_jax.checkpoints import piper, store
+from vits_jax.checkpoints.source import open_checkpoint
+from vits_jax.checkpoints.travel import export_ckpt, import_ckpt
+from vits_jax.config import Config
+from vits_jax.errors import UserError
+
+CPU = SingleDeviceSharding(jax.devices()[0])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(ckpt(), tmp_path_factory.mktemp("ckpt") / "voice.ckpt")
+
+
+@pytest.fixture
+def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports discriminators narrower than Piper's, which tests can afford."""
+    monkeypatch.setattr("vits_jax.checkpoints.travel.PIPER_WIDTH", 16)
+
+
+@pytest.mark.parametrize("config", [SMALLEST, SEVERAL], ids=["one speaker", "several"])
+def test_there_and_back(tmp_path: Path, any_width: None, config: Config) -> None:
+    """Import → export: every tensor and moment bit for bit, rates, epoch and step."""
+    before = ckpt(config)
+    step_dir = import_ckpt(write(before, tmp_path / "in.ckpt"), tmp_path / "run")
+    assert step_dir.name == "2"
+    export_ckpt(tmp_path / "run", tmp_path / "out.ckpt")
+    after = torch.load(tmp_path / "out.ckpt", weights_only=True)
+
+    assert list(after["state_dict"]) == list(before["state_dict"])
+    for name, tensor in before["state_dict"].items():
+        assert torch.equal(after["state_dict"][name], tensor), name
+    for old, new in zip(before["optimizer_states"], after["optimizer_states"], strict=True):
+        assert new["state"].keys() == old["state"].keys()
+        for number, entry in old["state"].items():
+            for name, tensor in entry.items():
+                assert torch.equal(new["state"][number][name], tensor), (number, name)
+        (new_group,), (old_group,) = new["param_groups"], old["param_groups"]
+        assert new_group["lr"] == pytest.approx(old_group["lr"], rel=1e-12)
+        for name in ("betas", "eps", "weight_decay", "params"):
+            assert new_group[name] == old_group[name], name
+    assert (after["epoch"], after["global_step"]) == (3, 4)
+    metadata = store.read_metadata(step_dir)
+    assert (metadata.epoch, metadata.batch) == (3, 0)
+    assert metadata.config.model == config.model
+    assert metadata.config.audio == config.audio
+
+
+def test_the_oracle_loads_an_export_strictly(saved: Path, tmp_path: Path, any_width: None) -> None:
+    export_ckpt(saved, tmp_path / "out.ckpt")
+    after = torch.load(tmp_path / "out.ckpt", weights_only=True)
+    generator = oracle.generator(SMALLEST.model, SMALLEST.audio)
+    discriminator = oracle.discriminator(16)
+    for prefix, network in (("model_g.", generator), ("model_d.", discriminator)):
+        own = {k[8:]: v for k, v in after["state_dict"].items() if k.startswith(prefix)}
+        network.load_state_dict(own, strict=True)
+    optimizers = oracle.optimizers(SMALLEST, generator, discriminator)
+    for optimizer, state in zip(optimizers, after["optimizer_states"]):
+        optimizer.load_state_dict(state)
+
+
+def test_an_export_says_nothing_that_pipers_command_line_refuses() -> None:
+    import inspect
+
+    known = set(inspect.signature(oracle.VitsModel.__init__).parameters)
+    assert set(piper.hyperparameters(SMALLEST)) <= known
+
+
+def test_narrow_discriminators_are_not_exported(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="discriminator-width 16.*1024 wide"):
+        export_ckpt(saved, tmp_path / "out.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ckpt_is_a_checkpoint_wherever_one_is_named(saved: Path) -> None:
+    source = open_checkpoint(saved)
+    expected = oracle.flat(oracle.generator(SMALLEST.model, SMALLEST.audio))
+    generator = source.generator(CPU)
+    assert {name: a.shape for name, a in generator.items()} == {
+        name: a.shape for name, a in expected.items()
+    }
+    assert source.metadata.dataset["num_symbols"] == SMALLEST.model.num_symbols
+
+
+@pytest.mark.parametrize(
+    ("epoch", "loops", "expected"),
+    [
+        (7, None, 7),
+        # Stopped in the middle of epoch 2.
+        (2, {"current": {"processed": 2, "completed": 2}, "last": False}, 2),
+        # Saved after the last batch of epoch 2, before Lightning counted it.
+        (2, {"current": {"processed": 2, "completed": 2}, "last": True}, 3),
+        # Saved at the end of epoch 2, counted.
+        (2, {"current": {"processed": 3, "completed": 2}, "last": True}, 3),
+    ],
+)
+def test_the_epoch_that_comes_next(tmp_path: Path, epoch: int, loops: Any, expected: int) -> None:
+    values = ckpt(epoch=epoch)
+    if loops is not None:
+        values["loops"] = {
+            "fit_loop": {
+                "epoch_progress": {"current": loops["current"]},
+                "epoch_loop.batch_progress": {"is_last_batch": loops["last"]},
+            }
+        }
+    assert piper.read(write(values, tmp_path / "x.ckpt")).metadata.epoch == expected
+
+
+def test_a_rate_that_was_never_stepped_goes_on(tmp_path: Path) -> None:
+    values = ckpt(epoch=50)
+    values["optimizer_states"][1]["param_groups"][0].update(lr=1e-4, betas=(0.5, 0.9))
+    o = piper.read(write(values, tmp_path / "x.ckpt")).metadata.config.optimizer
+    assert o.learning_rate_d * o.lr_decay_d**50 == pytest.approx(1e-4, rel=1e-12)
+    assert o.betas_d == (0.5, 0.9)
+    assert o.betas == (0.8, 0.99)
+
+
+def test_tensors_are_right_where_hyperparameters_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = ckpt()
+    values["hyper_parameters"]["hidden_channels"] = 192
+    assert piper.read(write(values, tmp_path / "x.ckpt")).metadata.config.model == SMALLEST.model
+    assert "hidden_channels 192, the tensors 16" in caplog.text
+
+
+def test_a_file_without_optimizers_speaks_and_starts_warm_only(
+    tmp_path: Path, any_width: None
+) -> None:
+    values = ckpt()
+    del values["optimizer_states"]
+    path = write(values, tmp_path / "x.ckpt")
+    assert len(open_checkpoint(path).generator(CPU)) > 100
+    with pytest.raises(UserError, match="no optimizer state: it cannot be continued.*--warmstart"):
+        open_checkpoint(path).state(None)
+    step_dir = import_ckpt(path, tmp_path / "run")
+    assert set(open_checkpoint(step_dir).shapes) == {"model_g", "model_d"}
+    with pytest.raises(UserError, match="--warmstart_ckpt"):
+        export_ckpt(tmp_path / "run", tmp_path / "out.ckpt")
+
+
+def test_a_third_discriminator_cannot_be_continued(tmp_path: Path) -> None:
+    values = ckpt()
+    values["state_dict"]["model_mrd.convs.0.weight_g"] = torch.ones(2)
+    group = values["optimizer_states"][1]["param_groups"][0]
+    group["params"] = list(range(len(group["params"]) + 1))
+    path = write(values, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"multi-resolution discriminator \(1 tensors\)"):
+        open_checkpoint(path).state(None)
+
+
+# Refusals
+
+
+def remove(values: Any) -> None:
+    del values["state_dict"]["model_g.flow.flows.0.pre.weight"]
+    values["state_dict"]["model_g.extra"] = torch.ones(3)
+    values["state_dict"]["model_d.discriminators.0.conv_post.bias"] = torch.ones(7)
+
+
+def integers(values: Any) -> None:
+    name = "model_g.enc_p.emb.weight"
+    values["state_dict"][name] = values["state_dict"][name].to(torch.int32)
+    values["state_dict"]["model_g.enc_q.proj.bias"] = "text"
+
+
+def moments(values: Any) -> None:
+    values["optimizer_states"][0]["state"][5]["exp_avg"] = torch.ones(2, 2, 2)
+
+
+REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "all that is wrong at once": (
+        remove,
+        r"3 things are wrong: .*flow.flows.0.pre.weight: missing, expected \(.*"
+        r"model_g.extra: got \(3,\), expected none.*conv_post.bias: got \(7,\), expected \(1,\)",
+    ),
+    "types": (
+        integers,
+        "emb.weight: got int32, expected floating-point.*enc_q.proj.bias: got str",
+    ),
+    "moments": (moments, r"model_g\..* exp_avg: got \(2, 2, 2\), expected"),
+    "no encoder": (
+        lambda v: [v["state_dict"].pop(k) for k in list(v["state_dict"]) if "enc_p" in k],
+        "not Piper's generator",
+    ),
+    "no generator": (lambda v: v.update(state_dict={"a": torch.ones(1)}), "not a tensor|not a P"),
+    "no state_dict": (lambda v: v.pop("state_dict"), "not a Lightning checkpoint"),
+    "optimizers": (lambda v: v["optimizer_states"].pop(), "got 1 optimizers, expected 2"),
+    "betas": (
+        lambda v: v["optimizer_states"][0]["param_groups"][0].update(betas="fast"),
+        "optimizers cannot be",
+    ),
+    "dilations": (
+        lambda v: v["hyper_parameters"].update(resblock_dilation_sizes="((1, 2"),
+        "resblock_dilation_sizes: got",
+    ),
+    "no epoch": (lambda v: v.pop("epoch"), "epoch and global_step: expected numbers"),
+    "no rate": (lambda v: v["hyper_parameters"].pop("sample_rate"), "add --voice-config"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
+    values = ckpt()
+    change(values)
+    path = write(values, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=message) as caught:
+        import_ckpt(path, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Hostile:
+    """What unpickling would run."""
+
+    def __init__(self, function: Any, *arguments: Any):
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before PyTorch 1.6"])
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [(os.mkdir, "posix.mkdir"), (eval, "eval"), (torch.hub.load, "torch.hub.load")],
+)
+def test_nothing_in_a_file_is_run(tmp_path: Path, function: Any, named: str, legacy: bool) -> None:
+    marker = tmp_path / "was run"
+    argument = f"__import__('os').mkdir({str(marker)!r})" if function is eval else str(marker)
+    values = ckpt() | {"callbacks": Hostile(function, argument)}
+    path = tmp_path / "x.ckpt"
+    torch.save(values, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=rf"refused, nothing in it was run.*{named}"):
+        import_ckpt(path, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02}q\x00.", os.urandom(99)])
+def test_other_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="x.ckpt"):
+        piper.read(path)
+
+
+def test_an_output_that_exists_is_left_alone(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="exists: expected the name of a directory to be made"):
+        import_ckpt(saved, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_an_output_that_cannot_be_written(saved: Path, tmp_path: Path, any_width: None) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        export_ckpt(saved, tmp_path / "none" / "out.ckpt")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        import_ckpt(saved, tmp_path / "file" / "run")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# Properties: whatever is done to a file, it is read or refused, and nothing is half-written.
+
+QUIET = hypothesis.settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+
+
+def read_or_refuse(path: Path) -> None:
+    try:
+        piper.read(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+@QUIET
+@hypothesis.given(data=st.data())
+def test_damaged_bytes(saved: Path, tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(saved.read_bytes())
+    if data.draw(st.booleans(), "truncated"):
+        content = content[: data.draw(st.integers(0, len(content) - 1), "length")]
+    # The pickle lies at the start, the directory of the archive at the end.
+    ends = st.integers(0, 30_000) | st.integers(max(0, len(content) - 30_000), len(content))
+    for at in data.draw(st.lists(ends, max_size=8), "places"):
+        if at < len(content):
+            content[at] = data.draw(st.integers(0, 255), "byte")
+    path = tmp_path / "damaged.ckpt"
+    path.write_bytes(content)
+    read_or_refuse(path)
+
+
+@QUIET
+@hypothesis.given(data=st.data())
+def test_damaged_content(tmp_path: Path, data: st.DataObject) -> None:
+    values = ckpt()
+    odd: st.SearchStrategy[Any] = st.one_of(
+        st.none(),
+        st.integers(-5, 5),
+        st.text(max_size=5),
+        st.lists(st.integers(0, 3), max_size=3),
+        st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+        st.sampled_from([torch.ones(0), torch.ones(2, 3), torch.tensor(1), torch.ones(3).half()]),
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        place: Any = values
+        while isinstance(place, (dict, list)) and len(place):
+            keys = list(place) if isinstance(place, dict) else range(len(place))
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(place[key], (dict, list)) or data.draw(st.integers(0, 3)) == 0:
+                action = data.draw(st.sampled_from(["replace", "remove", "rename"]))
+                if action == "replace":
+                    place[key] = data.draw(odd)
+                else:
+                    value = place.pop(key)
+                    if action == "rename" and isinstance(place, dict):
+                        place[data.draw(st.text(max_size=5))] = value
+                break
+            place = place[key]
+    read_or_refuse(write(values, tmp_path / "damaged.ckpt"))
+
+
+def test_memory_maps_the_file(saved: Path) -> None:
+    """Arrays are views of the mapped file: nothing of it was copied to be read."""
+    params = piper.read(saved).params["model_g"]
+    assert not any(array.flags.owndata for array in params.values())
+    assert all(array.dtype == np.float32 for array in params.values())

@@ -1,0 +1,286 @@
+"""Where a run begins: from Piper's .ckpt, from one speaker to several, warm."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.runs import HOP, RATE, SMALL, SYMBOLS, flags, leaves, small, stand_in, write_dataset
+from vits_jax.checkpoints.torch import read_ckpt
+from vits_jax.checkpoints.transfer import hears_speaker
+from vits_jax.config import Config
+from vits_jax.errors import UserError
+from vits_jax.model.networks import parameter_shapes
+from vits_jax.train import main
+from vits_jax.training import loop, optimizer
+from vits_jax.training.loop import train
+
+
+@pytest.fixture(autouse=True)
+def quick_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for the step, and for initial values: of the real names and shapes, and every
+    number of a state another one, so that nothing can be mistaken for something else."""
+    stand_in(monkeypatch)
+    monkeypatch.setattr(loop, "create_state", numbered_state)
+
+
+def numbered_state(config: Config, key: jax.Array) -> dict[str, Any]:
+    seed = jax.random.uniform(key)
+
+    def numbers(name: str, shape: tuple[int, ...]) -> jax.Array:
+        first = seed + zlib.crc32(name.encode()) % 1000
+        return first + jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)
+
+    params = {
+        network: {name: numbers(name, shape) for name, shape in shapes.items()}
+        for network, shapes in parameter_shapes(config).items()
+    }
+    return {
+        "step": jnp.int32(0),
+        "params": params,
+        "optimizer": {network: optimizer.init(params[network]) for network in params},
+    }
+
+
+def params(run_dir: Path) -> dict[str, np.ndarray]:
+    """``{"model_g.NAME": array}`` of a run's newest checkpoint."""
+    return {
+        path.replace("['params']", "")[2:-2].replace("']['", "."): array
+        for path, array in leaves(run_dir).items()
+        if path.startswith("['params']")
+    }
+
+
+def begin(dataset: Path, run_dir: Path, **more: Any) -> dict[str, np.ndarray]:
+    train(small(dataset, run_dir, max_steps=0, **more))
+    return params(run_dir)
+
+
+@pytest.fixture(scope="module")
+def one_speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("one") / "data", speakers=1)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("several") / "data", speakers=3)
+
+
+@pytest.fixture
+def single(one_speaker: Path, tmp_path: Path) -> Path:
+    """A run of one speaker, its tensors without zeros."""
+    begin(one_speaker, tmp_path / "single", seed=5, gin_channels=0)
+    return tmp_path / "single"
+
+
+def other_dataset(dataset: Path, directory: Path, **changes: Any) -> Path:
+    """The same utterances under another config.json."""
+    directory.mkdir()
+    for file in dataset.iterdir():
+        if file.suffix in (".wav", ".jsonl"):
+            (directory / file.name).symlink_to(file)
+    config = json.loads((dataset / "config.json").read_text()) | changes
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+# One speaker to several
+
+
+def test_one_speaker_to_several(several, single, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG, "vits_jax")
+    fresh = begin(several, tmp_path / "fresh")
+    converted = begin(several, tmp_path / "run", resume_from_single_speaker_checkpoint=single)
+    old = params(single)
+    speakers = {n for n in fresh if n.startswith("model_g.") and hears_speaker(n[8:])}
+    assert fresh.keys() - speakers == old.keys()  # taken and fresh together are all there is
+    assert len(speakers) == 1 + 2 + 2 + 3 + 4 * 3
+    for name, array in converted.items():
+        np.testing.assert_array_equal(array, (fresh if name in speakers else old)[name], name)
+    summary = next(r.message for r in caplog.records if "tensors taken" in r.message)
+    assert f"{len(old)} tensors taken, {len(speakers)} fresh" in summary
+    assert all(name in summary for name in speakers)
+    assert sum(r.levelno == logging.DEBUG for r in caplog.records) >= len(fresh)
+    state = leaves(tmp_path / "run")
+    assert state["['step']"] == 0
+    assert not state["['optimizer']['model_g']['mu']['enc_p.emb.weight']"].any()
+
+
+@pytest.mark.parametrize(
+    ("data", "checkpoint", "message"),
+    [
+        ("one_speaker", "single", "num_speakers 1, expected more.*use --resume_from_checkpoint"),
+        ("several", "several_run", "it has 3 speakers, expected one.*--warmstart_ckpt"),
+    ],
+)
+def test_conversions_that_are_none(request, several, tmp_path, single, data, checkpoint, message):
+    begin(several, tmp_path / "several_run")
+    flag = {"resume_from_single_speaker_checkpoint": tmp_path / checkpoint}
+    if data == "one_speaker":
+        flag["gin_channels"] = 0
+    with pytest.raises(UserError, match=message):
+        begin(request.getfixturevalue(data), tmp_path / "run", **flag)
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_that_does_not_fit_is_listed(several, single, tmp_path):
+    with pytest.raises(UserError) as caught:
+        flag = {"resume_from_single_speaker_checkpoint": single, "filter_channels": 48}
+        begin(several, tmp_path / "run", **flag)
+    message = str(caught.value)
+    assert message.count("got (") == 3, message  # two weights and a bias of one layer
+    assert "ffn_layers.0.conv_2.weight: got (16, 32, 3), expected (16, 48, 3)" in message
+
+
+# Warm starts
+
+
+def test_warm_start_takes_what_fits(one_speaker, single, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "vits_jax")
+    more = {"gin_channels": 0, "filter_channels": 48}
+    fresh = begin(one_speaker, tmp_path / "fresh", **more)
+    warm = begin(one_speaker, tmp_path / "run", warmstart_ckpt=single, **more)
+    old = params(single)
+    other = {name for name in fresh if fresh[name].shape != old[name].shape}
+    assert len(other) == 3
+    for name, array in warm.items():
+        np.testing.assert_array_equal(array, (fresh if name in other else old)[name], name)
+    assert leaves(tmp_path / "run")["['step']"] == 0
+    assert "3 fresh (model_g.enc_p.encoder.ffn_layers.0" in caplog.text
+
+
+def test_vocoder_warm_start(one_speaker, single, tmp_path):
+    fresh = begin(one_speaker, tmp_path / "fresh", gin_channels=0)
+    flag = {"vocoder_warmstart_ckpt": single, "gin_channels": 0}
+    warm = begin(one_speaker, tmp_path / "run", **flag)
+    old, taken = params(single), 0
+    for name, array in warm.items():
+        vocoder = name.startswith(("model_g.dec.", "model_g.enc_q.", "model_g.flow."))
+        np.testing.assert_array_equal(array, (old if vocoder else fresh)[name], name)
+        taken += vocoder
+    assert taken > 50
+
+
+def test_rows_go_by_name(several, tmp_path):
+    """More speakers and more symbols, in another order: each keeps its own row."""
+    old = begin(several, tmp_path / "old", seed=5)
+    speakers = {"newcomer": 0, "speaker 2": 1, "speaker 0": 2, "speaker 1": 3, "another": 4}
+    symbols = "_^$ " + "".join(reversed(SYMBOLS[4:])) + "äöü"
+    bigger = other_dataset(
+        several,
+        tmp_path / "bigger",
+        num_speakers=5,
+        speaker_id_map=speakers,
+        num_symbols=len(symbols),
+        phoneme_id_map={symbol: [i] for i, symbol in enumerate(symbols)},
+    )
+    fresh = begin(bigger, tmp_path / "fresh")
+    warm = begin(bigger, tmp_path / "run", warmstart_ckpt=tmp_path / "old")
+    table = "model_g.emb_g.weight"
+    for name, row in speakers.items():
+        was = {"speaker 0": 0, "speaker 1": 1, "speaker 2": 2}.get(name)
+        expected = fresh[table][row] if was is None else old[table][was]
+        np.testing.assert_array_equal(warm[table][row], expected)
+    table = "model_g.enc_p.emb.weight"
+    for row, symbol in enumerate(symbols):
+        expected = old[table][SYMBOLS.index(symbol)] if symbol in SYMBOLS else fresh[table][row]
+        np.testing.assert_array_equal(warm[table][row], expected)
+    rest = warm.keys() - {table, "model_g.emb_g.weight"}
+    assert all(np.array_equal(warm[name], old[name]) for name in rest)
+
+
+def test_nothing_fits(one_speaker, single, tmp_path):
+    config = tmp_path / "other.yaml"
+    config.write_text(json.dumps(SMALL | {"hidden_channels": 24, "inter_channels": 24}))
+    more = {"upsample_initial_channel": 24, "config": config, "gin_channels": 0}
+    flag = {"vocoder_warmstart_ckpt": single, "resblock_kernel_sizes": "[7,9]"}
+    more |= {"upsample_kernel_sizes": "[6,6]", "filter_length": 128}
+    with pytest.raises(UserError, match="nothing to start from.*--quality"):
+        begin(one_speaker, tmp_path / "run", **flag, **more)
+    assert not (tmp_path / "run").exists()
+
+
+# Piper's files
+
+
+@pytest.fixture(scope="module")
+def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model like `SMALL`, of three speakers, at epoch 3 and batch 2."""
+    pytest.importorskip("torch")
+    from tests.checkpoints.ckpts import ckpt, write
+    from vits_jax.config import FIELDS, convert
+
+    values = {n: v for n, v in SMALL.items() if FIELDS[n].section in ("model", "audio")}
+    values |= {"num_symbols": len(SYMBOLS), "num_speakers": 3, "sample_rate": RATE}
+    config = Config().replaced({n: convert(v, FIELDS[n].type, n) for n, v in values.items()})
+    assert config.audio.hop_length == HOP
+    content = ckpt(config)
+    content["optimizer_states"][1]["param_groups"][0].update(lr=1e-4, betas=(0.5, 0.9))
+    return write(content, tmp_path_factory.mktemp("piper") / "voice.ckpt")
+
+
+def test_resume_from_a_ckpt(several, piper_file, tmp_path):
+    """Weights, moments, epoch and step; settings of the optimizers but for those given."""
+    # (max_steps is reached: the stand-in step trains nothing worth comparing)
+    command = flags(several, tmp_path / "run", max_steps=2, resume_from_checkpoint=piper_file)
+    assert main([*command, "--learning-rate", "3e-5"]) == 0
+    state = leaves(tmp_path / "run")
+    theirs = read_ckpt(piper_file)
+    for network, name in (
+        ("model_g", "enc_p.emb.weight"),
+        ("model_d", "discriminators.0.convs.0.bias"),
+    ):
+        expected = theirs["state_dict"][f"{network}.{name}"].numpy()
+        np.testing.assert_array_equal(state[f"['params']['{network}']['{name}']"], expected)
+    assert state["['step']"] == 2
+    assert state["['optimizer']['model_g']['count']"] == 2
+    mu = state["['optimizer']['model_g']['mu']['enc_p.emb.weight']"]
+    np.testing.assert_array_equal(mu, theirs["optimizer_states"][0]["state"][0]["exp_avg"])
+    o = loop.store.read_metadata(loop.store.resolve(tmp_path / "run")).config.optimizer
+    assert o.learning_rate == 3e-5
+    assert o.learning_rate_d * o.lr_decay_d**3 == pytest.approx(1e-4)
+    assert o.betas_d == (0.5, 0.9)
+    # The same command goes on from the run's own checkpoint, with the same settings.
+    command[command.index("--max_steps=2")] = "--max_steps=3"
+    assert main([*command, "--learning-rate", "3e-5"]) == 0
+    assert leaves(tmp_path / "run")["['step']"] >= 3
+
+
+def test_a_ckpt_of_other_sizes(several, piper_file, tmp_path):
+    flag = {"resume_from_checkpoint": piper_file, "filter_channels": 48}
+    with pytest.raises(UserError, match="--filter-channels was 32 and is now 48.*--warmstart_ckpt"):
+        begin(several, tmp_path / "run", **flag)
+
+
+def test_rows_of_a_ckpt_go_by_its_voice_config(several, piper_file, tmp_path):
+    table = "model_g.emb_g.weight"
+    old = read_ckpt(piper_file)["state_dict"][table].numpy()
+    swapped = {"speaker 2": 0, "speaker 1": 1, "speaker 0": 2}
+    voice = other_dataset(several, tmp_path / "theirs", speaker_id_map=swapped) / "config.json"
+    flag = {"warmstart_ckpt": piper_file}
+    plain = begin(several, tmp_path / "plain", **flag)
+    np.testing.assert_array_equal(plain[table], old)
+    named = begin(several, tmp_path / "named", voice_config=voice, **flag)
+    np.testing.assert_array_equal(named[table], old[::-1])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"warmstart_ckpt": "a", "resume_from_checkpoint": "b"}, "expected one of them"),
+        ({"voice_config": "a.json"}, "--voice-config a.json: expected a .ckpt to go with"),
+        ({"warmstart_ckpt": "none.ckpt"}, "none.ckpt: no such file"),
+    ],
+)
+def test_flags_that_cannot_be(several, tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        begin(several, tmp_path / "run", **more)

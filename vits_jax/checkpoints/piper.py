@@ -1,0 +1,393 @@
+"""What a Piper ``.ckpt`` means: its tensors, moments, learning rates and position, both ways.
+
+Names are Piper's on both sides, so each tensor has one rule: ``model_g.NAME`` is
+``params["model_g"]["NAME"]``, and its moments are the optimizer's entry of the same number
+in the order of ``parameters()``. Lightning counts a step for each of the two optimizers.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vits_jax.checkpoints import torch as torch_files
+from vits_jax.checkpoints.sizes import infer_sizes
+from vits_jax.checkpoints.store import Metadata
+from vits_jax.config import Config, OptimizerConfig
+from vits_jax.data.manifest import VoiceConfig
+from vits_jax.errors import UserError
+from vits_jax.model.networks import parameter_shapes
+
+NETWORKS = ("model_g", "model_d")
+_UNUSED = "model_mrd"  # a third discriminator, which this trainer does not have
+_LIGHTNING = "2.5.0"  # the oldest whose checkpoints look like the ones written here
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PiperCheckpoint:
+    """A ``.ckpt``, checked: every tensor that the networks have, in their shapes.
+
+    Attributes:
+        params: ``{"model_g": {name: float32 array}, "model_d": ...}``; ``model_d`` is
+            missing where the file has the generator alone.
+        optimizer: ``{network: {"count", "mu", "nu"}}``; empty where the file has none.
+        step: batches trained.
+        metadata: configuration and position.
+        left: tensors of the file that no network here has, by their names in it.
+    """
+
+    params: dict[str, Arrays]
+    optimizer: dict[str, dict[str, Any]]
+    step: int
+    metadata: Metadata
+    left: list[str]
+
+
+def read(path: Path, voice: VoiceConfig | None = None) -> PiperCheckpoint:
+    """Read and check one of Piper's checkpoints, of the old trainer or the new.
+
+    Args:
+        path: the ``.ckpt``.
+        voice: the dataset's ``config.json``: phoneme and speaker maps, which a ``.ckpt``
+            does not hold, and the sample rate where that is missing too.
+
+    Raises:
+        UserError: one line that lists all that is wrong.
+    """
+    values = torch_files.read_ckpt(path)
+    given = _hyperparameters(values, path)
+    params, left = _tensors(values["state_dict"], path)
+    shapes = {network: {n: a.shape for n, a in params[network].items()} for network in params}
+    if voice is not None:
+        given = {**given, "sample_rate": voice.sample_rate}
+    elif "sample_rate" not in given:
+        raise UserError(f"{path}: it does not say its sample rate: add --voice-config config.json")
+    config = infer_sizes(shapes["model_g"], shapes.get("model_d", {}), given, str(path))
+    _compare(shapes, parameter_shapes(config), config, voice, path)
+    optimizer, settings = _optimizers(values, params, left, path)
+    step, epoch = _position(values, path)
+    rates = _optimizer_config(values, given, settings, epoch, path)
+    metadata = Metadata(
+        Config(audio=config.audio, model=config.model, optimizer=rates),
+        epoch,
+        0,
+        _dataset(config, voice),
+        {},
+    )
+    return PiperCheckpoint(params, optimizer, step, metadata, left)
+
+
+def _hyperparameters(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    given = values.get("hyper_parameters", {})
+    if not isinstance(given, Mapping):
+        raise UserError(f"{path}: hyper_parameters: got {type(given).__name__}, expected a dict")
+    return {str(name): _value(value) for name, value in given.items()}
+
+
+def _value(value: Any) -> Any:
+    """Numpy's numbers as Python's, and lists written as text (``"(8, 8, 4)"``) as lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str) and value[:1] in "([":
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return value
+    return value
+
+
+def _tensors(state_dict: Mapping[str, Any], path: Path) -> tuple[dict[str, Arrays], list[str]]:
+    """Arrays by network and name, and the tensors of networks that there are not here."""
+    params: dict[str, Arrays] = {"model_g": {}}
+    left, wrong = [], []
+    for name, tensor in state_dict.items():
+        network, _, rest = str(name).partition(".")
+        if network == _UNUSED:
+            left.append(str(name))
+            continue
+        array = torch_files.to_numpy(tensor)
+        if network not in NETWORKS or not rest:
+            wrong.append(f"{name}: not a tensor of Piper's networks")
+        elif array is None or not np.issubdtype(array.dtype, np.floating):
+            got = type(tensor).__name__ if array is None else array.dtype
+            wrong.append(f"{name}: got {got}, expected floating-point numbers")
+        else:
+            params.setdefault(network, {})[rest] = array.astype(np.float32, copy=False)
+    if not params["model_g"]:
+        raise UserError(f"{path}: not a Piper checkpoint: no tensor of it begins with model_g.")
+    _raise(wrong, path)
+    return params, left
+
+
+def _compare(
+    got: Mapping[str, Mapping[str, tuple[int, ...]]],
+    expected: Mapping[str, Mapping[str, tuple[int, ...]]],
+    config: Config,
+    voice: VoiceConfig | None,
+    path: Path,
+) -> None:
+    wrong = []
+    for network in got:
+        here, there = got[network], expected[network]
+        wrong += [f"{network}.{n}: missing, expected {there[n]}" for n in there if n not in here]
+        wrong += [f"{network}.{n}: got {here[n]}, expected none" for n in here if n not in there]
+        wrong += [
+            f"{network}.{n}: got {here[n]}, expected {there[n]}"
+            for n in here
+            if n in there and here[n] != there[n]
+        ]
+    if voice is not None:
+        for name in ("num_symbols", "num_speakers"):
+            told, seen = getattr(voice, name), getattr(config.model, name)
+            if told != seen:
+                wrong.append(f"{name}: {voice.path} says {told}, the tensors {seen}")
+    _raise(wrong, path)
+
+
+def _raise(wrong: Sequence[str], path: Path) -> None:
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} things are wrong: {'; '.join(wrong)}")
+
+
+def _dataset(config: Config, voice: VoiceConfig | None) -> Mapping[str, Any]:
+    """The dataset's ``config.json``, or as much of it as a checkpoint knows."""
+    if voice is not None:
+        return voice.raw
+    model = config.model
+    return {
+        "audio": {"sample_rate": config.audio.sample_rate},
+        "num_symbols": model.num_symbols,
+        "num_speakers": model.num_speakers,
+    }
+
+
+# Optimizers and position
+
+
+def _optimizers(
+    values: Mapping[str, Any], params: Mapping[str, Arrays], left: Sequence[str], path: Path
+) -> tuple[dict[str, dict[str, Any]], list[Mapping[str, Any]]]:
+    """Moments of each network by name, and each optimizer's ``param_groups[0]``."""
+    states = values.get("optimizer_states") or []
+    if not states or "model_d" not in params:
+        return {}, []
+    found, groups, wrong = {}, [], []
+    try:
+        if len(states) != len(NETWORKS):
+            raise ValueError(f"got {len(states)} optimizers, expected 2")
+        for network, saved in zip(NETWORKS, states):
+            (group,) = saved["param_groups"]
+            groups.append(group)
+            # A third discriminator's parameters come after the others' in its optimizer.
+            names = [*params[network], *(left if network == "model_d" else [])]
+            if len(group["params"]) != len(names):
+                wrong.append(
+                    f"optimizer of {network}: got {len(group['params'])} parameters, "
+                    f"expected {len(names)}"
+                )
+                continue
+            by_name = {n: saved["state"].get(i) for n, i in zip(names, group["params"])}
+            own = {name: by_name[name] for name in params[network]}
+            found[network] = _moments(network, own, params[network], wrong)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        wrong.append(f"optimizer_states: not those of two AdamW optimizers ({error!s})")
+    _raise(wrong, path)
+    return found, groups
+
+
+def _moments(
+    network: str, saved: Mapping[str, Any], params: Arrays, wrong: list[str]
+) -> dict[str, Any]:
+    moments: dict[str, Any] = {"mu": {}, "nu": {}}
+    counts = {0}
+    for name, array in params.items():
+        entry = saved[name]
+        for ours, theirs in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
+            if entry is None:  # a parameter that no gradient has reached yet
+                moments[ours][name] = np.zeros_like(array)
+                continue
+            moment = torch_files.to_numpy(entry[theirs])
+            if moment is None or moment.shape != array.shape:
+                got = "no tensor" if moment is None else moment.shape
+                wrong.append(f"{network}.{name} {theirs}: got {got}, expected {array.shape}")
+                continue
+            moments[ours][name] = moment.astype(np.float32, copy=False)
+        if entry is not None:
+            counts.add(int(entry["step"]))
+    if len(counts) > 2:
+        wrong.append(f"optimizer of {network}: its tensors are at different steps")
+    return moments | {"count": max(counts)}
+
+
+def _optimizer_config(
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    epoch: int,
+    path: Path,
+) -> OptimizerConfig:
+    """Rates, betas and weights of the losses: what the optimizers say, else hyperparameters.
+
+    ``learning_rate * lr_decay**epoch`` is the checkpoint's current rate, also where its
+    trainer never stepped the schedule.
+    """
+    wanted = ("lr_decay", "lr_decay_d", "c_mel", "c_kl", "learning_rate", "learning_rate_d")
+    found = {n: given[n] for n in (*wanted, "betas", "betas_d", "eps") if given.get(n) is not None}
+    try:
+        for suffix, schedule in zip(("", "_d"), values.get("lr_schedulers") or []):
+            found[f"lr_decay{suffix}"] = float(schedule["gamma"])
+        for suffix, group in zip(("", "_d"), groups):
+            decay = found.get(f"lr_decay{suffix}", OptimizerConfig.lr_decay)
+            found[f"learning_rate{suffix}"] = float(group["lr"]) / float(decay) ** epoch
+            found[f"betas{suffix}"] = tuple(map(float, group["betas"]))
+            found |= {name: float(group[name]) for name in ("eps", "weight_decay")}
+            if group.get("amsgrad") or group.get("maximize"):
+                raise ValueError("amsgrad and maximize are not Piper's")
+        return Config.from_dict({"optimizer": found}, str(path)).optimizer
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: the settings of its optimizers cannot be: {error!s}") from None
+
+
+def _position(values: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """Batches trained, and the epoch that comes next."""
+    try:
+        step, epoch = int(values.get("global_step", 0)) // len(NETWORKS), int(values["epoch"])
+        loop = (values.get("loops") or {}).get("fit_loop") or {}
+        if "epoch_progress" in loop:
+            epoch = int(loop["epoch_progress"]["current"]["processed"])
+            # Saved after the last batch, before the epoch was counted.
+            if loop["epoch_loop.batch_progress"]["is_last_batch"] and epoch == values["epoch"]:
+                completed = loop["epoch_progress"]["current"]["completed"]
+                epoch += int(completed == epoch)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: epoch and global_step: expected numbers ({error!s})") from None
+    if step < 0 or epoch < 0:
+        raise UserError(f"{path}: epoch {epoch}, global_step {step}: expected at least 0")
+    return step, epoch
+
+
+# Writing
+
+
+def to_ckpt(state: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
+    """The content of a ``.ckpt`` that ``piper.train fit --ckpt_path`` continues from.
+
+    Args:
+        state: ``step``, ``params`` and ``optimizer`` of both networks, as numpy arrays.
+        metadata: the checkpoint's.
+    """
+    config, shapes = metadata.config, parameter_shapes(metadata.config)
+    step = int(state["step"])
+    o = config.optimizer
+    rates = (
+        (o.learning_rate, o.lr_decay, o.betas),
+        (o.learning_rate_d, o.lr_decay_d, o.betas_d),
+    )
+    return {
+        "epoch": metadata.epoch,
+        "global_step": len(NETWORKS) * step,
+        "pytorch-lightning_version": _LIGHTNING,
+        "state_dict": {
+            f"{network}.{name}": state["params"][network][name]
+            for network in NETWORKS
+            for name in shapes[network]
+        },
+        "loops": {"fit_loop": _fit_loop(step, metadata.epoch, metadata.batch)},
+        "callbacks": {},
+        "optimizer_states": [
+            _optimizer_state(state["optimizer"][network], list(shapes[network]), o, rate, metadata)
+            for network, rate in zip(NETWORKS, rates)
+        ],
+        "lr_schedulers": [
+            {
+                "gamma": decay,
+                "base_lrs": [rate],
+                "last_epoch": metadata.epoch,
+                "_step_count": metadata.epoch + 1,
+                "_last_lr": [rate * decay**metadata.epoch],
+            }
+            for rate, decay, _ in rates
+        ],
+        "hparams_name": "kwargs",
+        "hyper_parameters": hyperparameters(config),
+    }
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """Of Piper's own flags those that it knows; with any other, its command line stops."""
+    values = config.to_dict()
+    o, taken = values["optimizer"], {}
+    for name in (
+        *("learning_rate", "learning_rate_d", "betas", "betas_d", "eps"),
+        *("lr_decay", "lr_decay_d", "c_kl"),
+    ):
+        taken[name] = o[name]
+    model = {n: v for n, v in values["model"].items() if n != "discriminator_width"}
+    c_mel = int(o["c_mel"]) if float(o["c_mel"]).is_integer() else o["c_mel"]  # theirs is an int
+    more = {"batch_size": config.data.batch_size or 32, "c_mel": c_mel}
+    return {**values["audio"], **model, **taken, **more}
+
+
+def _optimizer_state(
+    moments: Mapping[str, Any],
+    names: Sequence[str],
+    o: OptimizerConfig,
+    rate: tuple[float, float, tuple[float, float]],
+    metadata: Metadata,
+) -> dict[str, Any]:
+    base, decay, betas = rate
+    count = np.asarray(moments["count"], np.float32)
+    return {
+        "state": {
+            i: {"step": count, "exp_avg": moments["mu"][n], "exp_avg_sq": moments["nu"][n]}
+            for i, n in enumerate(names)
+        },
+        "param_groups": [
+            {
+                "lr": base * decay**metadata.epoch,
+                "betas": tuple(betas),
+                "eps": o.eps,
+                "weight_decay": o.weight_decay,
+                "amsgrad": False,
+                "maximize": False,
+                "foreach": None,
+                "capturable": False,
+                "differentiable": False,
+                "fused": None,
+                "decoupled_weight_decay": True,
+                "initial_lr": base,
+                "params": list(range(len(names))),
+            }
+        ],
+    }
+
+
+def _fit_loop(step: int, epoch: int, batch: int) -> dict[str, Any]:
+    """Lightning's account of where it is: without it, it begins again at step 0."""
+
+    def progress(total: int, current: int, *names: str) -> dict[str, dict[str, int]]:
+        return {"total": dict.fromkeys(names, total), "current": dict.fromkeys(names, current)}
+
+    full, short = ("ready", "started", "processed", "completed"), ("ready", "completed")
+    none = {"step": progress(0, 0, *short), "zero_grad": progress(0, 0, *full[:2], "completed")}
+    steps = len(NETWORKS) * step
+    return {
+        "state_dict": {},
+        "epoch_loop.state_dict": {"_batches_that_stepped": step},
+        "epoch_loop.batch_progress": progress(step, batch, *full) | {"is_last_batch": False},
+        "epoch_loop.scheduler_progress": progress(0, 0, *short),
+        "epoch_loop.automatic_optimization.state_dict": {},
+        "epoch_loop.automatic_optimization.optim_progress": {"optimizer": none},
+        "epoch_loop.manual_optimization.state_dict": {},
+        "epoch_loop.manual_optimization.optim_step_progress": progress(steps, steps, *short),
+        "epoch_loop.val_loop.state_dict": {},
+        "epoch_loop.val_loop.batch_progress": progress(0, 0, *full) | {"is_last_batch": False},
+        "epoch_progress": progress(epoch, epoch, *full),
+    }

@@ -1,0 +1,163 @@
+"""Any checkpoint, wherever one is named: a run of ours, a step of it, or Piper's ``.ckpt``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from vits_jax.checkpoints import piper, store
+from vits_jax.checkpoints.store import Metadata
+from vits_jax.data.manifest import read_voice_config
+from vits_jax.errors import UserError
+from vits_jax.model.parameters import Parameters
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Source(Protocol):
+    """A checkpoint to take things from.
+
+    Attributes:
+        where: its path, for messages.
+        metadata: all of it but the arrays.
+        shapes: ``{"model_g": {name: shape}, "model_d": ...}`` of the parameters it has;
+            a voice that was published without its discriminators lacks ``model_d``.
+    """
+
+    @property
+    def where(self) -> Path: ...
+    @property
+    def metadata(self) -> Metadata: ...
+    @property
+    def shapes(self) -> Mapping[str, Shapes]: ...
+
+    def parameters(
+        self, names: Mapping[str, Collection[str]], sharding: Sharding
+    ) -> dict[str, Parameters]:
+        """Some parameters, by network and name."""
+
+    def generator(self, sharding: Sharding) -> Parameters:
+        """The generator's parameters: all that speaking needs."""
+
+    def state(self, target: Any) -> Any:
+        """The whole state, for a target of `jax.ShapeDtypeStruct` with ``sharding``.
+
+        Raises:
+            UserError: it has weights alone, or not all of them.
+        """
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One step of a run of ours."""
+
+    where: Path
+    metadata: Metadata
+    shapes: Mapping[str, Shapes]
+
+    def parameters(
+        self, names: Mapping[str, Collection[str]], sharding: Sharding
+    ) -> dict[str, Parameters]:
+        wanted = {
+            network: {
+                n: jax.ShapeDtypeStruct(self.shapes[network][n], np.float32, sharding=sharding)
+                for n in some
+            }
+            for network, some in names.items()
+        }
+        return store.restore(self.where, {"params": wanted})["params"]
+
+    def generator(self, sharding: Sharding) -> Parameters:
+        return store.restore_generator(self.where, sharding)
+
+    def state(self, target: Any) -> Any:
+        if not store.has_optimizer(self.where):
+            raise UserError(
+                f"{self.where}: it has no optimizer state: it cannot be continued; to start a new "
+                "run from its weights use --warmstart_ckpt"
+            )
+        return store.restore(self.where, target)
+
+
+@dataclass(frozen=True)
+class _Piper:
+    """A ``.ckpt`` of Piper's trainers, its tensors mapped from the file."""
+
+    where: Path
+    checkpoint: piper.PiperCheckpoint
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.checkpoint.metadata
+
+    @property
+    def shapes(self) -> Mapping[str, Shapes]:
+        params = self.checkpoint.params
+        return {network: {n: a.shape for n, a in params[network].items()} for network in params}
+
+    def parameters(
+        self, names: Mapping[str, Collection[str]], sharding: Sharding
+    ) -> dict[str, Parameters]:
+        params = self.checkpoint.params
+        return {
+            network: {n: _put(params[network][n], sharding) for n in some}
+            for network, some in names.items()
+        }
+
+    def generator(self, sharding: Sharding) -> Parameters:
+        names = {"model_g": self.checkpoint.params["model_g"]}
+        return self.parameters(names, sharding)["model_g"]
+
+    def state(self, target: Any) -> Any:
+        whole = numpy_state(self.checkpoint, self.where)
+        return jax.tree.map(lambda x, t: _put(x.astype(t.dtype), t.sharding), whole, target)
+
+
+def _put(array: np.ndarray, sharding: Sharding) -> jax.Array:
+    return jax.device_put(array.copy(), sharding)  # the file may change, and a state is donated
+
+
+def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> dict[str, Any]:
+    """The state of a run that a ``.ckpt`` holds, as numpy arrays.
+
+    Raises:
+        UserError: it has no optimizer state, or a network that cannot be trained on here.
+    """
+    instead = "to start a new run from its weights use --warmstart_ckpt"
+    if checkpoint.left:
+        raise UserError(
+            f"{where}: it has a multi-resolution discriminator ({len(checkpoint.left)} tensors), "
+            f"which is not built here: it cannot be continued; {instead}"
+        )
+    if not checkpoint.optimizer:
+        lacks = "optimizer state" if "model_d" in checkpoint.params else "discriminators"
+        raise UserError(f"{where}: it has no {lacks}: it cannot be continued; {instead}")
+    optimizers = {
+        network: moments | {"count": np.array(moments["count"], np.int32)}
+        for network, moments in checkpoint.optimizer.items()
+    }
+    step = np.array(checkpoint.step, np.int32)
+    return {"step": step, "params": checkpoint.params, "optimizer": optimizers}
+
+
+def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) -> Source:
+    """A run directory (its latest step), one step's directory, or a ``.ckpt``.
+
+    Args:
+        voice_config: the ``config.json`` of the dataset that a ``.ckpt`` was trained on.
+
+    Raises:
+        UserError: there is no checkpoint, or it cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".ckpt":
+        voice = None if voice_config is None else read_voice_config(Path(voice_config))
+        return _Piper(path, piper.read(path, voice))
+    step_dir = store.resolve(path)
+    return _Stored(step_dir, store.read_metadata(step_dir), store.read_shapes(step_dir))
