@@ -10,9 +10,9 @@ from pathlib import Path
 from types import FrameType
 
 from vits_jax.cli import Parser, run
-from vits_jax.data.prepare import Settings, available_processors, prepare
-from vits_jax.errors import UserError
-from vits_jax.text import PHONEME_TYPES
+from vits_jax.corpus_flags import add_corpus_flags, corpus_settings
+from vits_jax.data.prepare import prepare
+from vits_jax.data.settings import Output, Settings
 
 _LOGGER = logging.getLogger(__name__)
 _DESCRIPTION = """\
@@ -28,22 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    settings = _settings(argv)
+    settings, output = _settings(argv)
     # SystemExit unwinds: what is half-written is removed on the way.
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        summary = prepare(settings)
+        report = prepare(settings, output)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    for line in summary.lines():
+    for line in report.lines():
         _LOGGER.info("%s", line)
+    if settings.skip_audio:
+        _LOGGER.info("without audio: to train, run it again without --skip-audio")
+        return
     _LOGGER.info(
         "train with: python -m vits_jax.train --dataset-dir %s --quality medium --batch-size 32",
-        settings.output_dir,
+        output.directory,
     )
 
 
-def _settings(argv: Sequence[str]) -> Settings:
+def _settings(argv: Sequence[str]) -> tuple[Settings, Output]:
     parser = Parser("preprocess", _DESCRIPTION)
     add = parser.add_argument
     add("--input-dir", type=Path, required=True, metavar="DIR", help="the corpus")
@@ -66,52 +69,39 @@ def _settings(argv: Sequence[str]) -> Settings:
         "--dataset-format",
         choices=("ljspeech", "mycroft"),
         required=True,
-        help="ljspeech: metadata.csv with id|text or id|speaker|text, recordings in wav/ or wavs/",
+        help="ljspeech: metadata.csv with id|text or id|speaker|text, recordings beside it or in "
+        "wav/ or wavs/; mycroft: a folder per speaker with *-metadata.txt, file|text|length",
+    )
+    add_corpus_flags(parser)
+    add("--skip-audio", action="store_true", help="make phonemes only: not enough to train on")
+    add(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where recordings that are done wait until all are (default: in --output-dir)",
     )
     add(
-        "--single-speaker",
-        action="store_true",
-        help="one speaker, whatever the second of three columns says (LJ Speech itself)",
-    )
-    add("--speaker-id", type=int, metavar="N", help="speaker_id to write for a single speaker")
-    add(
-        "--phoneme-type",
-        choices=PHONEME_TYPES,
-        default="espeak",
-        help="espeak-ng's phonemes, or the characters of the text itself",
+        "--dataset-name",
+        metavar="NAME",
+        help="for config.json (default: name of the folder that --output-dir is in)",
     )
     add(
-        "--max-workers",
-        type=int,
-        default=available_processors(),
-        metavar="N",
-        help="processes that work at once",
+        "--audio-quality",
+        metavar="NAME",
+        help="for config.json (default: name of --output-dir)",
     )
     add("--debug", action="store_true", help="also log each row's phonemes")
     flags = parser.parse(argv)
-    if flags.dataset_format != "ljspeech":
-        raise UserError(
-            f"--dataset-format {flags.dataset_format} is not built yet: "
-            "bring the corpus into the ljspeech format"
-        )
-    if flags.single_speaker and flags.speaker_id is not None:
-        raise UserError("--single-speaker and --speaker-id: expected one of the two")
-    for name, least in (("sample_rate", 1), ("speaker_id", 0), ("max_workers", 1)):
-        value = getattr(flags, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     if flags.debug:
         logging.getLogger("vits_jax").setLevel(logging.DEBUG)
-    return Settings(
+    settings = corpus_settings(
+        flags,
         input_dir=flags.input_dir,
-        output_dir=flags.output_dir,
-        language=flags.language,
-        sample_rate=flags.sample_rate,
-        single_speaker=flags.single_speaker,
-        speaker_id=flags.speaker_id,
-        phoneme_type=flags.phoneme_type,
-        max_workers=flags.max_workers,
+        dataset_format=flags.dataset_format,
+        skip_audio=flags.skip_audio,
     )
+    output = Output(flags.output_dir, flags.cache_dir, flags.dataset_name, flags.audio_quality)
+    return settings, output
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -6,7 +6,6 @@ What is broken is refused with one line that says where; what merely cannot be t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from array import array
@@ -20,6 +19,7 @@ import numpy as np
 from vits_jax.data import store as stores
 from vits_jax.data.left_out import LeftOut
 from vits_jax.data.packing import pack
+from vits_jax.data.split import utterance_key
 from vits_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
@@ -271,12 +271,9 @@ def _speaker_id(where: str, entry: dict[str, Any], config: VoiceConfig) -> int:
 
 
 def _key(entry: dict[str, Any], ids: list[int], audio_path: str) -> int:
-    """A hash of what the utterance is, not of where it lies or what its ids happen to be."""
     recording = entry.get("audio_path") or audio_path
     name = Path(str(recording).replace("\\", "/")).name
-    identity = [name, entry.get("speaker"), entry.get("text") or ids]
-    digest = hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    return utterance_key(name, entry.get("speaker"), entry.get("text") or ids)
 
 
 def _find_audio(
