@@ -161,7 +161,7 @@ class _Reader:
     def _lines(self, path: Path) -> Iterator[_Line]:
         """Lines that can be read and name a recording."""
         shown = path.relative_to(self.input_dir)
-        for number, raw in _lines(path):
+        for number, raw in read_lines(path):
             line = _Line(f"{shown}:{number}", [""], self.corpus.left_out)
             try:
                 decoded = raw.decode("utf-8")
@@ -236,7 +236,7 @@ def speaker_ids(speakers: Iterable[str]) -> dict[str, int]:
     return {speaker: index for index, (speaker, _) in enumerate(counts.most_common())}
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Number (from 1) and bytes of each line that is not blank, without BOM and line end."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

@@ -43,8 +43,6 @@ def prepare(settings: Settings, output: Output) -> Report:
       UserError: no usable corpus, or no row of it can be used.
     """
     corpus = examine.open_corpus(settings)
-    for note in corpus.notes:
-        _LOGGER.warning("%s", note)
     with (
         _directory(output.directory, "--output-dir"),
         _directory(output.cache_dir or output.directory, "--cache-dir"),

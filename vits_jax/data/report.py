@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from vits_jax.data.batches import make_plan
 from vits_jax.data.left_out import LeftOut, describe
 from vits_jax.data.split import split
-from vits_jax.data.table import Table, warned_of
+from vits_jax.data.table import Table, usual_rate, warned_of
 
 _NAMED = 20  # rows that the summary in short names, of those it only warns of
 
@@ -76,6 +77,7 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The summary in short; every row that is not used is named."""
         yield from describe(self.left_out)
+        yield from self.notes
         yield from describe(self.warned, limit=_NAMED, what="warning: used, but look at")
         if self.missing:
             symbols = ", ".join(f"{symbol!r} × {n}" for symbol, n in self.missing.most_common())
@@ -94,7 +96,7 @@ class Report:
             return [0.0, 1.0], [0]
         longest = float(self.lengths.max())
         width = next(w for w in (0.25, 0.5, 1, 2, 5, 10, 30, 60, 120) if longest <= 24 * w)
-        edges = np.arange(0, longest + width, width)
+        edges = width * np.arange(math.floor(longest / width) + 2)
         counts, _ = np.histogram(self.lengths, edges)
         return edges.tolist(), counts.tolist()
 
@@ -178,7 +180,12 @@ def make_report(
     left_out = sorted([*left_out, *excluded.values()], key=lambda item: order(item.where))
     table = table.without(excluded)
     samples = table.array("samples")
-    symbols = symbols or Counter()
+    symbols, notes = symbols or Counter(), list(notes or [])
+    if 0 < (usual := usual_rate(table)) < sample_rate:
+        notes.append(
+            f"warning: most recordings have {usual} samples per second, fewer than the voice's "
+            f"{sample_rate}: it would lack treble; better prepare it with --sample-rate {usual}"
+        )
     report = Report(
         source=source,
         rows=rows,
@@ -192,7 +199,7 @@ def make_report(
         symbols=symbols,
         unused=sorted(set(id_map) - set(symbols) - set("_^$")),
         missing=sum(table.unknown.values(), Counter()),
-        notes=notes or [],
+        notes=notes,
     )
     return report, set(excluded)
 

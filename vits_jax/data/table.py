@@ -118,6 +118,12 @@ class Table:
         )
 
 
+def usual_rate(table: Table) -> int:
+    """The rate that most files have, hertz; 0 of nothing."""
+    rates = table.array("rates")
+    return int(np.bincount(rates).argmax()) if len(rates) else 0
+
+
 def warned_of(table: Table, sample_rate: int) -> list[tuple[int, str, LeftOut]]:
     """Rows that look wrong: the row, the value of ``--exclude`` it falls under, and what it is.
 
@@ -137,9 +143,8 @@ def warned_of(table: Table, sample_rate: int) -> list[tuple[int, str, LeftOut]]:
         warn(row, "clipped", f"{clipped[row]} samples in runs at full scale")
     for row, first in _duplicates(table.array("records")):
         warn(row, "duplicate", f"the same recording as {table.where[first]}")
-    rates = table.array("rates")
-    usual = int(np.bincount(rates).argmax()) if len(rates) else sample_rate
-    for row in np.flatnonzero((rates != usual) | (rates < sample_rate)).tolist():
+    rates, usual = table.array("rates"), usual_rate(table)
+    for row in np.flatnonzero(rates != usual).tolist():
         below = rates[row] < sample_rate
         why = f"below the voice's {sample_rate}" if below else f"most have {usual}"
         warn(row, "sample-rate", f"{rates[row]} samples per second, {why}")
