@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from vits_jax.errors import UserError
 
 EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 _BOM = b"\xef\xbb\xbf"
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
 _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16, either order
 
 
@@ -196,14 +198,15 @@ class _Reader:
     ) -> None:
         ids = None
         if self.phoneme_ids:
-            try:
-                ids = [int(number) for number in line.columns[-1].split()]
-            except ValueError as error:
-                line.leave_out("bad phoneme ids", f"{error}: expected whole numbers and spaces")
+            words = line.columns[-1].split()
+            wrong = next((word for word in words if not _INTEGER.fullmatch(word)), None)
+            if wrong is not None:
+                line.leave_out("bad phoneme ids", f"{wrong!r}, expected whole numbers and spaces")
                 return
-            if not ids:
+            if not words:
                 line.leave_out("bad phoneme ids", "the last column is empty")
                 return
+            ids = [int(word) for word in words]
         audio_path = _find_audio(folders, line.name)
         if audio_path is None and self.need_audio:
             line.leave_out("no audio", f"no such file {place}")
