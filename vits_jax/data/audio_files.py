@@ -23,6 +23,7 @@ RATES = (1000, 768_000)  # hertz; a header that says less or more is broken
 MOST_SECONDS = 1800.0  # of a file that is read at all
 _SURELY_SPEECH, _SPEECH_MARGIN = 0.8, 0.06  # filter_utterances: threshold, two chunks of 30 ms
 _FULL_SCALE = 0.999
+_LOUDEST = 1e6  # a float file may be louder than full scale, but not like this
 _BLOCK = 1 << 20  # samples decoded at once, over all channels
 _SILENT_RANGE = 2  # int16 steps between lowest and highest sample: dither of one bit is silence
 
@@ -155,7 +156,8 @@ def decode(path: Path, most_seconds: float = MOST_SECONDS) -> Decoded:
                 raise AudioFault("wrong rate", f"{path} has {rate} samples per second")
             size = max(1, _BLOCK // file.channels)
             while len(block := file.read(size, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1))
+                with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+                    blocks.append(block.mean(axis=1))
                 clipped += _clipped(block)
                 if sum(map(len, blocks)) > most_seconds * rate:
                     raise AudioFault("too long", f"{path} is longer than {most_seconds:g} seconds")
@@ -171,6 +173,8 @@ def decode(path: Path, most_seconds: float = MOST_SECONDS) -> Decoded:
         raise AudioFault("empty", f"{path} holds no samples")
     if not np.isfinite(mono).all():
         raise AudioFault("not finite", f"{path} holds NaN or infinite samples")
+    if (peak := float(np.abs(mono).max())) > _LOUDEST:
+        raise AudioFault("undecodable", f"{path} holds samples of {peak:.3g}, expected -1 to 1")
     return Decoded(mono, rate, clipped)
 
 

@@ -123,6 +123,8 @@ def _as_int16(audio: np.ndarray) -> np.ndarray:
         raise audio_files.AudioFault("undecodable", f"{audio.dtype}, expected int16 or float")
     if not np.isfinite(audio).all():
         raise audio_files.AudioFault("not finite", "NaN or infinite samples")
+    if np.abs(audio).max(initial=0) > 1e6:
+        raise audio_files.AudioFault("undecodable", "samples far beyond -1 to 1")
     return audio_files.to_int16(audio)
 
 
