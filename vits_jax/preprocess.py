@@ -13,6 +13,8 @@ from vits_jax.cli import Parser, run
 from vits_jax.corpus_flags import add_corpus_flags, corpus_settings
 from vits_jax.data.prepare import prepare
 from vits_jax.data.settings import Output, Settings
+from vits_jax.data.tfds_corpora import CORPORA, convert
+from vits_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 _DESCRIPTION = """\
@@ -49,7 +51,7 @@ def _main(argv: Sequence[str]) -> None:
 def _settings(argv: Sequence[str]) -> tuple[Settings, Output]:
     parser = Parser("preprocess", _DESCRIPTION)
     add = parser.add_argument
-    add("--input-dir", type=Path, required=True, metavar="DIR", help="the corpus")
+    add("--input-dir", type=Path, metavar="DIR", help="the corpus (of --tfds: TFDS's data_dir)")
     add(
         "--output-dir",
         type=Path,
@@ -68,9 +70,14 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output]:
     add(
         "--dataset-format",
         choices=("ljspeech", "mycroft"),
-        required=True,
         help="ljspeech: metadata.csv with id|text or id|speaker|text, recordings beside it or in "
         "wav/ or wavs/; mycroft: a folder per speaker with *-metadata.txt, file|text|length",
+    )
+    add(
+        "--tfds",
+        metavar="NAME[:CONFIG]",
+        help=f"instead of a corpus, a prepared TFDS dataset: {', '.join(CORPORA)} "
+        "(needs TensorFlow, once)",
     )
     add_corpus_flags(parser)
     add("--skip-audio", action="store_true", help="make phonemes only: not enough to train on")
@@ -94,6 +101,15 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output]:
     flags = parser.parse(argv)
     if flags.debug:
         logging.getLogger("vits_jax").setLevel(logging.DEBUG)
+    if flags.tfds is not None:
+        if flags.dataset_format is not None:
+            raise UserError("--tfds and --dataset-format: expected one of the two")
+        parent = flags.cache_dir or flags.output_dir
+        flags.input_dir = convert(flags.tfds, flags.input_dir, parent)
+        flags.dataset_format = "ljspeech"
+    for name in ("input_dir", "dataset_format"):
+        if getattr(flags, name) is None:
+            raise UserError(f"--{name.replace('_', '-')} is missing (--help lists the flags)")
     settings = corpus_settings(
         flags,
         input_dir=flags.input_dir,

@@ -98,7 +98,7 @@ class Report:
         width = next(w for w in (0.25, 0.5, 1, 2, 5, 10, 30, 60, 120) if longest <= 24 * w)
         edges = width * np.arange(math.floor(longest / width) + 2)
         counts, _ = np.histogram(self.lengths, edges)
-        return edges.tolist(), counts.tolist()
+        return [float(edge) for edge in edges], counts.tolist()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in types that JSON holds."""
