@@ -359,6 +359,7 @@ def test_no_row_can_be_used(tmp_path: Path, prepared: Path, capsys, caplog):
 def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, caplog):
     lines = [f"{name}|Text {name}.|Text {name}." for name in "abcd"]
     corpus = write_corpus(tmp_path / "corpus", lines, dict.fromkeys("abcd", 1.0))
+    caplog.set_level("INFO")
     assert main(flags(corpus, prepared)) == 0
     assert any("4 speakers in 4 rows" in m and "--single-speaker" in m for m in caplog.messages)
 

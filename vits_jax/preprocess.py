@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from vits_jax.cli import Parser, run
 from vits_jax.corpus_flags import add_corpus_flags, corpus_settings
@@ -15,6 +16,9 @@ from vits_jax.data.prepare import prepare
 from vits_jax.data.settings import Output, Settings
 from vits_jax.data.tfds_corpora import CORPORA, convert
 from vits_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vits_jax.data.beam import Cluster
 
 _LOGGER = logging.getLogger(__name__)
 _DESCRIPTION = """\
@@ -30,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    settings, output = _settings(argv)
+    settings, output, cluster = _settings(argv)
     # SystemExit unwinds: what is half-written is removed on the way.
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        report = prepare(settings, output)
+        report = prepare(settings, output, cluster)
     finally:
         signal.signal(signal.SIGTERM, previous)
     for line in report.lines():
@@ -48,7 +52,7 @@ def _main(argv: Sequence[str]) -> None:
     )
 
 
-def _settings(argv: Sequence[str]) -> tuple[Settings, Output]:
+def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
     parser = Parser("preprocess", _DESCRIPTION)
     add = parser.add_argument
     add("--input-dir", type=Path, metavar="DIR", help="the corpus (of --tfds: TFDS's data_dir)")
@@ -97,6 +101,17 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output]:
         metavar="NAME",
         help="for config.json (default: name of --output-dir)",
     )
+    add(
+        "--beam-runner",
+        metavar="NAME",
+        help="do the work with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, …",
+    )
+    add(
+        "--beam-options",
+        default="",
+        metavar="FLAGS",
+        help="the runner's own flags, as one argument: '--project=… --region=…'",
+    )
     add("--debug", action="store_true", help="also log each row's phonemes")
     flags = parser.parse(argv)
     if flags.debug:
@@ -117,7 +132,15 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output]:
         skip_audio=flags.skip_audio,
     )
     output = Output(flags.output_dir, flags.cache_dir, flags.dataset_name, flags.audio_quality)
-    return settings, output
+    if flags.beam_runner is None:
+        if flags.beam_options:
+            raise UserError("--beam-options goes with --beam-runner")
+        return settings, output, None
+    from vits_jax.data import beam  # needs more than the rest
+
+    beam.check_installed()
+    parent = flags.cache_dir or flags.output_dir
+    return settings, output, beam.Cluster(flags.beam_runner, flags.beam_options, parent)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_a_stock_dataset(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
 
     class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.2.3")
-        url_infos = {}  # nothing is downloaded
+        url_infos: ClassVar = {}  # nothing is downloaded
         BUILDER_CONFIGS = stock.BUILDER_CONFIGS
         pkg_dir_path = getattr(stock, "pkg_dir_path", None)
 

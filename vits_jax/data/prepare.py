@@ -8,6 +8,7 @@ prepared directory, or none; what it had done of the audio is found again by the
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
@@ -30,14 +31,20 @@ from vits_jax.errors import UserError
 from vits_jax.text import num_symbols
 
 if TYPE_CHECKING:
+    from vits_jax.data.beam import Cluster
     from vits_jax.data.clips import Clips
     from vits_jax.data.store import Store
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def prepare(settings: Settings, output: Output) -> Report:
+def prepare(settings: Settings, output: Output, cluster: Cluster | None = None) -> Report:
     """Prepare a corpus.
+
+    Args:
+      settings: what, and how.
+      output: where to.
+      cluster: that does the work instead of this machine's processors.
 
     Raises:
       UserError: no usable corpus, or no row of it can be used.
@@ -46,14 +53,25 @@ def prepare(settings: Settings, output: Output) -> Report:
     with (
         _directory(output.directory, "--output-dir"),
         _directory(output.cache_dir or output.directory, "--cache-dir"),
-        workers(settings.max_workers) as submit,
+        _workers(settings, cluster) as submit,
     ):
         if settings.skip_audio:
             return _examine_and_write(settings, output, corpus, None, submit)
-        audio = _audio(settings, output, corpus.rows, submit)
+        audio = _audio(settings, output, corpus.rows, submit, cluster)
         report = _examine_and_write(settings, output, corpus, audio, submit)
         audio.clips.remove()
         return report
+
+
+@contextlib.contextmanager
+def _workers(settings: Settings, cluster: Cluster | None) -> Iterator[Submit]:
+    if cluster is None:
+        with workers(settings.max_workers) as submit:
+            yield submit
+    else:
+        from vits_jax.data import beam
+
+        yield functools.partial(beam.submit, cluster)
 
 
 # Audio
@@ -68,7 +86,13 @@ class _Audio:
     clips: Clips
 
 
-def _audio(settings: Settings, output: Output, rows: list[Row], submit: Submit) -> _Audio:
+def _audio(
+    settings: Settings,
+    output: Output,
+    rows: list[Row],
+    submit: Submit,
+    cluster: Cluster | None,
+) -> _Audio:
     """The store of the rows' recordings, each decoded unless that was done before."""
     from vits_jax.data import store as stores  # imports TFDS, which the workers need not
     from vits_jax.data.clips import Clips
@@ -83,6 +107,18 @@ def _audio(settings: Settings, output: Output, rows: list[Row], submit: Submit) 
     if stores.is_whole(target):
         _LOGGER.info("audio is unchanged: %s", target)
         outcomes = stores.open_store(target).outcomes
+    elif cluster is not None:
+        from vits_jax.data import beam
+
+        outcomes = beam.build(
+            cluster,
+            output.directory,
+            mark,
+            settings.target,
+            list(sources.values()),
+            settings_mark,
+            list(sources),
+        )
     else:
         todo = [digest for digest in sources if digest not in clips]
         if len(todo) < len(sources):

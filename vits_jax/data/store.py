@@ -172,10 +172,6 @@ def build(
     Returns:
       What became of each recording. Where none could be used, there is no store.
     """
-    target = store_path(parent, mark)
-    temporary = parent / f".{target.name}.{socket.gethostname()}.{os.getpid()}"
-    remove_abandoned(parent)
-    shutil.rmtree(temporary, ignore_errors=True)  # a killed process that had our number
     outcomes: list[Outcome] = []
     samples: list[int] = []
     facts: list[tuple[Any, ...]] = []
@@ -190,34 +186,60 @@ def build(
                 facts.append(tuple(recording)[1:])
                 yield recording.samples
 
-    temporary.mkdir(parents=True)
-    try:
+    with building(parent, mark) as temporary:
         audio = accepted()
         first = next(audio, None)
         if first is None:
             return outcomes
-        _write_records(temporary, _chain(first, audio))
-        np.save(temporary / "samples.npy", np.asarray(samples, np.int32))
-        np.save(temporary / "facts.npy", np.array(facts, FACTS))
-        np.save(temporary / "digests.npy", np.frombuffer(b"".join(digests), DIGEST))
-        index = {
-            "format_version": FORMAT_VERSION,
-            "sample_rate": sample_rate,
-            "settings": settings,
-            "files": {
-                str(path.relative_to(temporary)): path.stat().st_size
-                for path in sorted(temporary.rglob("*"))
-                if path.is_file()
-            },
-            "outcomes": [o if isinstance(o, int) else [o.kind, o.reason] for o in outcomes],
-        }
-        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        if not is_whole(target):  # else another process was first: the same audio
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-        return outcomes
+        write_records(temporary, SpeechBuilder, audio=_chain(first, audio))
+        finish(temporary, parent, mark, sample_rate, outcomes, samples, facts, settings, digests)
+    return outcomes
+
+
+@contextlib.contextmanager
+def building(parent: Path, mark: str) -> Iterator[Path]:
+    """A directory to write a store in; gone in the end, unless `finish` made it the store."""
+    temporary = parent / f".{store_path(parent, mark).name}.{socket.gethostname()}.{os.getpid()}"
+    remove_abandoned(parent)
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed process that had our number
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish(
+    temporary: Path,
+    parent: Path,
+    mark: str,
+    sample_rate: int,
+    outcomes: Sequence[Outcome],
+    samples: Sequence[int],
+    facts: Sequence[tuple[Any, ...]],
+    settings: str,
+    digests: Sequence[bytes],
+) -> None:
+    """Write what is beside the records, and give the store its name; see `build`."""
+    target = store_path(parent, mark)
+    np.save(temporary / "samples.npy", np.asarray(samples, np.int32))
+    np.save(temporary / "facts.npy", np.array(facts, FACTS))
+    np.save(temporary / "digests.npy", np.frombuffer(b"".join(digests), DIGEST))
+    index = {
+        "format_version": FORMAT_VERSION,
+        "sample_rate": sample_rate,
+        "settings": settings,
+        "files": {
+            str(path.relative_to(temporary)): path.stat().st_size
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        },
+        "outcomes": [o if isinstance(o, int) else [o.kind, o.reason] for o in outcomes],
+    }
+    (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    if not is_whole(target):  # else another process was first: the same audio
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
 
 
 def open_store(directory: Path) -> Store:
@@ -302,9 +324,12 @@ def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray
     yield from rest
 
 
-def _write_records(directory: Path, audio: Iterable[np.ndarray]) -> None:
+def write_records(
+    directory: Path, kind: type[SpeechBuilder], download_config: Any = None, **arguments: Any
+) -> None:
+    """Write the TFDS dataset of a store with a builder."""
     tfds.disable_progress_bar()  # it would count shards; the caller counts utterances
-    builder = SpeechBuilder(audio=audio, data_dir=directory, file_format="array_record")
+    builder = kind(data_dir=directory, file_format="array_record", **arguments)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself with print
-        builder.download_and_prepare()
+        builder.download_and_prepare(download_config=download_config)
     shutil.rmtree(directory / "downloads")  # always made, always empty

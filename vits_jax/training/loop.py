@@ -167,6 +167,8 @@ def _train(config: Config, run_dir: Path | None, stop: _Stop) -> Outcome:
         "done" if stop.signal is None else f"stopped by {signal.Signals(stop.signal).name}",
         *(step, epoch, batch, per_epoch),
     )
+    for line in dataset.summary():
+        _LOGGER.info("%s", line)
     return Outcome(run_dir, step, epoch, batch, stop.signal)
 
 
