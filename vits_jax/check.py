@@ -17,6 +17,7 @@ from vits_jax.config import Config, convert, read_yaml
 from vits_jax.corpus_flags import add_corpus_flags, corpus_settings
 from vits_jax.data.clean import check_out, write_lines, write_rows
 from vits_jax.data.report import Report
+from vits_jax.data.settings import location
 from vits_jax.errors import UserError
 from vits_jax.presets import preset_path
 
@@ -79,7 +80,7 @@ def _main(argv: Sequence[str]) -> None:
 def _parser() -> Parser:
     parser = Parser("check", _DESCRIPTION)
     add = parser.add_argument
-    add("directory", type=Path, metavar="DIR", help="a corpus, or what preprocess wrote")
+    add("directory", type=location, metavar="DIR", help="a corpus, or what preprocess wrote")
     add("--json", action="store_true", help="print the report as JSON")
     add("--html", type=Path, metavar="FILE", help="write the report as a page, with players")
     add("--write-clean", type=Path, metavar="OUT", help="write metadata of the rows that are used")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vits_jax.cli import Parser, run
 from vits_jax.corpus_flags import add_corpus_flags, corpus_settings
 from vits_jax.data.prepare import prepare
-from vits_jax.data.settings import Output, Settings
+from vits_jax.data.settings import Output, Settings, location
 from vits_jax.data.tfds_corpora import CORPORA, convert
 from vits_jax.errors import UserError
 
@@ -55,7 +55,12 @@ def _main(argv: Sequence[str]) -> None:
 def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
     parser = Parser("preprocess", _DESCRIPTION)
     add = parser.add_argument
-    add("--input-dir", type=Path, metavar="DIR", help="the corpus (of --tfds: TFDS's data_dir)")
+    add(
+        "--input-dir",
+        type=location,
+        metavar="DIR",
+        help="the corpus, gs://… too (of --tfds: TFDS's data_dir)",
+    )
     add(
         "--output-dir",
         type=Path,

@@ -162,7 +162,7 @@ def decode(path: Path, most_seconds: float = MOST_SECONDS) -> Decoded:
                 if sum(map(len, blocks)) > most_seconds * rate:
                     raise AudioFault("too long", f"{path} is longer than {most_seconds:g} seconds")
     except (soundfile.SoundFileError, OSError) as error:
-        if is_file(path) and path.stat().st_size == 0:
+        if is_file(path) and not path.read_bytes():
             raise AudioFault("empty", f"{path} has no bytes") from error
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None)
         raise AudioFault("undecodable", f"{path}: {reason or type(error).__name__}") from error

@@ -24,6 +24,7 @@ from vits_jax.data import examine
 from vits_jax.data import store as stores
 from vits_jax.data.audio_files import Recording, Target
 from vits_jax.data.refused import Refused
+from vits_jax.data.settings import location
 from vits_jax.errors import RunFailed, UserError
 
 _T = TypeVar("_T")
@@ -180,7 +181,7 @@ def _do(function: Callable[..., Any], job: tuple[int, tuple[Any, ...]]) -> str:
 
 def _prepare(target: Target, source: tuple[int, str]) -> tuple[int, Recording | Refused]:
     number, path = source
-    return number, examine.record(Path(path), target)
+    return number, examine.record(location(path), target)
 
 
 def _facts_line(prepared: tuple[int, Recording | Refused]) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vits_jax.data.audio_files import is_file
 from vits_jax.data.left_out import LeftOut
@@ -107,9 +108,11 @@ def read_ljspeech(input_dir: Path, single_speaker: bool = False) -> Corpus:
 def metadata_files(input_dir: Path) -> list[Path]:
     """Every ``*-metadata.txt`` of a mycroft corpus, sorted."""
     # `os.walk`, unlike `**`, neither follows links in circles nor fails where it may not look.
+    bucket: Any = input_dir
+    walk = bucket.walk() if "://" in str(input_dir) else os.walk(input_dir)
     return sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(input_dir)
+        input_dir / folder / name
+        for folder, _, names in walk
         for name in names
         if name.endswith("-metadata.txt")
     )

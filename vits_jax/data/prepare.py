@@ -215,7 +215,7 @@ def _entry(row: Row, spoken: Spoken, store: Store | None, number: int) -> dict[s
     """A line of ``dataset.jsonl`` in Piper's schema, but for the speaker's id."""
     return {
         "text": spoken.text,
-        "audio_path": str(row.audio_path.absolute()) if row.audio_path else None,
+        "audio_path": _absolute(row.audio_path),
         "speaker": row.speaker,
         "speaker_id": None,
         "phonemes": spoken.phonemes,
@@ -223,6 +223,12 @@ def _entry(row: Row, spoken: Spoken, store: Store | None, number: int) -> dict[s
         "audio_norm_path": f"{store.directory.name}#{number}" if store else None,
         "audio_spec_path": None,  # computed on the device
     }
+
+
+def _absolute(path: Path | None) -> str | None:
+    if path is None or "://" in str(path):
+        return None if path is None else str(path)
+    return str(path.absolute())
 
 
 def _write(

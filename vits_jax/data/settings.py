@@ -8,6 +8,26 @@ from pathlib import Path
 from vits_jax.config import AudioConfig
 from vits_jax.data.audio_files import KEEP_SECONDS, Target
 from vits_jax.data.workers import available_processors
+from vits_jax.errors import UserError
+
+
+def location(text: str) -> Path:
+    """A path, or the address of a folder in a bucket: ``gs://``, ``s3://``."""
+    if "://" not in text:
+        return Path(text)
+    from etils import epath  # looks for TensorFlow
+
+    try:
+        path = epath.Path(text)
+        path.exists()  # what it needs, and whether it can be reached
+        return path
+    except ImportError as error:
+        raise UserError(f"{text} needs {error.name or 'gcsfs'}: pip install gcsfs") from error
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{text}: expected a path, or gs:// that can be reached: {error}"
+        ) from error
+
 
 MAX_SECONDS = 60.0  # one long recording decides the memory that a whole batch takes
 CONTENTS = ("text", "phoneme_ids")
