@@ -300,6 +300,105 @@ def test_a_full_disk_leaves_no_new_directory(corpus: Path, tmp_path: Path, monke
     assert visible(tmp_path / "new") == {}
 
 
+def test_a_mycroft_corpus(tmp_path: Path, prepared: Path, caplog):
+    caplog.set_level("INFO")
+    for i, speaker in enumerate(("ann", "bob")):
+        folder = tmp_path / "corpus" / "recorded" / speaker
+        folder.mkdir(parents=True)
+        rows = ["a.wav|One.|4", "b|Two.|4", "gone.wav|Three.|6", "a.wav", "|No name.|1", "b| |2"]
+        (folder / "x-metadata.txt").write_text("\n".join(rows[: None if i else 2]) + "\n")
+        for j, name in enumerate("ab"):
+            audio = tone(1.0, hertz=1000 + 300 * i + 100 * j)
+            soundfile.write(folder / f"{name}.wav", audio, RATE)
+    (tmp_path / "corpus" / "round").symlink_to(tmp_path / "corpus")  # a circle
+    mycroft = ["--dataset-format", "mycroft"]
+    assert main([*flags(tmp_path / "corpus", prepared), *mycroft]) == 0
+    assert load(prepared).config.speaker_id_map == {"ann": 0, "bob": 1}
+    assert [(e["speaker"], e["text"]) for e in entries(prepared)] == [
+        ("ann", "One."), ("ann", "Two."), ("bob", "One."), ("bob", "Two."),
+    ]  # fmt: skip
+    said = "\n".join(caplog.messages)
+    assert "used 4 of 8 rows" in said
+    for row, reason in {
+        3: "gone.wav: no audio: no such file beside x-metadata.txt",
+        4: "a.wav: one column: expected file|text|length",
+        5: "(no id): no id: the first column is empty",
+        6: "b: no text: the second column is empty",
+    }.items():
+        assert f"  recorded/bob/x-metadata.txt:{row}: {reason}" in said
+    assert main([*flags(tmp_path / "corpus", prepared), *mycroft, "--single-speaker"]) == 0
+    assert load(prepared).config.num_speakers == 1
+
+
+def silent_around(directory: Path, speech: Path) -> float:
+    """A corpus of one spoken clip between two seconds of silence; returns the clip's seconds."""
+    name = (speech / "metadata.csv").read_text("utf-8").partition("|")[0]
+    audio, rate = soundfile.read(speech / "wavs" / f"{name}.wav")
+    write_corpus(directory, ["a|Spoken words."])
+    silence = np.zeros(2 * rate)
+    soundfile.write(directory / "wavs" / "a.wav", np.concatenate([silence, audio, silence]), rate)
+    return len(audio) / rate
+
+
+def test_trimming_as_it_is_told(speech: Path, tmp_path: Path, prepared: Path):
+    seconds = silent_around(tmp_path / "corpus", speech)
+
+    def prepare(*more: str) -> float:
+        assert main(flags(tmp_path / "corpus", prepared, *more)) == 0
+        return load(prepared).seconds
+
+    usual = prepare()
+    assert prepare("--no-trim") == pytest.approx(seconds + 4, abs=0.01)
+    assert prepare("--trim") == usual
+    none = prepare("--keep-seconds-before-silence=0", "--keep-seconds-after-silence=0")
+    assert none == pytest.approx(usual - 0.5, abs=0.001)
+    more = prepare("--keep_seconds_before_silence=1.25", "--keep-seconds-after-silence", "0.5")
+    assert more == pytest.approx(usual + 1.25, abs=0.001)
+
+
+def test_names_in_the_configuration(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared, "--dataset-name=tale", "--audio_quality", "best")) == 0
+    config = json.loads((prepared / "config.json").read_text())
+    assert (config["dataset"], config["audio"]["quality"]) == ("tale", "best")
+
+
+def test_longer_recordings_can_be_allowed_or_not(corpus: Path, prepared: Path, caplog):
+    caplog.set_level("INFO")
+    assert main(flags(corpus, prepared, "--max-seconds=1.7")) == 0
+    assert len(load(prepared)) == 2
+    assert "  metadata.csv:3: c: too long: 2.0 seconds, at most 1.7" in caplog.messages
+
+
+def test_speakers_keep_their_ids_when_a_corpus_grows(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared)) == 0
+    assert load(prepared).config.speaker_id_map == {"bob": 0, "ann": 1}
+    lines = ["a|ann|One.", "b|bob|Two.", *(f"{n}|{s}|More {s}." for n in "abc" for s in "xy")]
+    (corpus / "metadata.csv").write_text("\n".join([*lines, "c|ann|x.", "b|ann|y.", "c|ann|z."]))
+    assert main(flags(corpus, prepared)) == 0
+    assert load(prepared).config.speaker_id_map == {"bob": 0, "ann": 1, "x": 2, "y": 3}
+    (corpus / "metadata.csv").write_text("a|y|One.\nb|x|Two.\nc|x|Three.\n")
+    assert main(flags(corpus, prepared)) == 0  # another corpus: another order
+    assert load(prepared).config.speaker_id_map == {"x": 0, "y": 1}
+
+
+def test_training_ends_with_the_same_summary(tmp_path: Path, monkeypatch, caplog):
+    from tests import runs
+    from vits_jax.train import main as train
+
+    dataset = runs.write_dataset(tmp_path / "data")
+    lines = (dataset / "dataset.jsonl").read_text().splitlines()
+    long = json.loads(lines[3]) | {"phoneme_ids": [5] * 500}
+    (dataset / "dataset.jsonl").write_text("\n".join([*lines, json.dumps(long)]))
+    runs.stand_in(monkeypatch)
+    caplog.set_level("INFO")
+    assert train(runs.flags(dataset, tmp_path / "run", max_steps=1)) == 0
+    said = caplog.messages[-3:]
+    assert said[0] == "left out 1: 1 more phoneme ids than frames"
+    assert said[1].startswith("  dataset.jsonl:15: 3.wav: more phoneme ids than frames: 500 ids, ")
+    assert said[2].startswith("used 14 of 15 rows: 0.00 hours (")
+    assert said[2].endswith("seconds), 2 speakers")
+
+
 # Bad input
 
 BAD = {

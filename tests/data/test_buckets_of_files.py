@@ -82,9 +82,9 @@ def test_a_mycroft_corpus_in_a_bucket(bucket: Path, tmp_path: Path):
     assert config["speaker_id_map"] == {"ann": 0, "bob": 1}
 
 
-def test_addresses():
+def test_addresses(bucket: Path):
     assert location("a/b") == Path("a/b")
-    assert str(location("gs://a/b")) == "gs://a/b"
+    assert str(location("gs://bucket/b")) == "gs://bucket/b"
 
 
 def test_addresses_that_cannot_be_read(tmp_path: Path, monkeypatch, capsys):

@@ -120,7 +120,7 @@ class Clips:
 
     def _know(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as piece:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as piece:
                 digests = piece["digests"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             _LOGGER.info("removed damaged %s", path)
@@ -130,7 +130,7 @@ class Clips:
 
 
 def _read_piece(path: Path) -> list[Result]:
-    with np.load(path, allow_pickle=False) as piece:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as piece:
         reasons = json.loads(str(piece["reasons"]))
         facts, samples = piece["facts"], piece["samples"]
         ends = np.cumsum(piece["lengths"])[:-1]

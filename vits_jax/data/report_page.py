@@ -117,6 +117,7 @@ def plot(bars: Sequence[tuple[str, str, float]]) -> dict[str, Any]:
             {
                 "title": title,
                 "label": label if i % every == 0 else "",
+                "value": f"{value:.4g}" if value and width > 24 else "",
                 "x": round(i * width, 2),
                 "width": round(0.85 * width, 2),
                 "height": round(170 * value / most, 2),
