@@ -12,7 +12,6 @@ import functools
 import importlib.metadata
 import json
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +173,7 @@ def _facts(settings: Settings) -> dict[str, Any]:
 def _examine_and_write(
     settings: Settings, output: Output, corpus: Corpus, audio: _Audio | None, submit: Submit
 ) -> Report:
-    rows = output.directory / f".rows.{os.getpid()}"
+    rows = output.directory / ".rows.jsonl.new"
     try:
         with rows.open("w", encoding="utf-8") as file:
 

@@ -70,7 +70,8 @@ def convert(spec: str, data_dir: Path | None, parent: Path) -> Path:
         raise UserError(
             f"--tfds {spec} needs TensorFlow to read {source}: pip install 'vits_jax[tensorflow]'"
         )
-    temporary = parent / f".{shown}.{os.getpid()}"
+    temporary = parent / f".{shown}.new"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
         (temporary / "wavs").mkdir(parents=True)
         _write(_open(source), CORPORA[name], temporary)
