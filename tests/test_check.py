@@ -28,7 +28,9 @@ OF_TONES = ["--phoneme-type", "text", "--max-workers", "1", "--sample-rate", str
 
 def check(capsys, directory: Path, *flags: str) -> dict:
     capsys.readouterr()
-    assert main([str(directory), "--json", *OF_TONES, *flags]) == 0
+    prepared = (directory / "dataset.jsonl").exists()
+    more = ["--max-workers", "1"] if prepared else OF_TONES
+    assert main([str(directory), "--json", *more, *flags]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -237,6 +239,14 @@ def test_speaking_rates_as_pipers_filter_means_them(tmp_path: Path, capsys):
     assert {i["name"] for i in report["warned"] if i["kind"] == "odd speaking rate"} == expected
 
 
+def test_texts_can_be_too_long(tmp_path: Path, capsys):
+    write_corpus(tmp_path, ["a|abc", "b|abcd"], {"a": 1.0, "b": 1.1})
+    report = check(capsys, tmp_path, "--max-phoneme-ids", "9")
+    assert [item["reason"] for item in report["left_out"]] == [
+        "too many phoneme ids: 11, at most 9"
+    ]
+
+
 def test_terminal(planted):
     shown, faults = planted.shown, planted.faults
     named = re.findall(r"^  metadata\.csv:(\d+) \S.*?: (.*)$", shown, re.MULTILINE)
@@ -350,6 +360,8 @@ BAD = {
     "voice": (["{tmp}/corpus", "--language", "xx"], "language 'xx' is no voice"),
     "page": (["{tmp}/corpus", "--html", "{tmp}/no/page.html"], "--html"),
     "no config": (["{tmp}/half"], "config.json does not exist"),
+    "a corpus's flag": (["{tmp}/prepared", "--language", "de"], "--language is for a corpus: "),
+    "ids": (["{tmp}/corpus", "--max-phoneme-ids", "0"], "--max-phoneme-ids 0: expected at least"),
     "typo": (["{tmp}/corpus", "--jsn"], "did you mean --json?"),
     "other format": (["{tmp}/corpus", "--dataset-format", "mycroft"], "no *-metadata.txt"),
 }
@@ -360,6 +372,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys, case: str
     write_corpus(tmp_path / "corpus", ["a|One."], {"a": 1.0})
     (tmp_path / "empty").mkdir()
     (tmp_path / "half").mkdir()
+    write_prepared(tmp_path / "prepared")
     (tmp_path / "half" / "dataset.jsonl").write_text("{}\n")
     argv, message = BAD[case]
     assert main([*(word.format(tmp=tmp_path) for word in argv), "--max-workers", "1"]) == 2

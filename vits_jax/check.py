@@ -48,11 +48,16 @@ class _Checked:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = _parser().parse(argv)
-    if flags.batch_size < 1:
-        raise UserError(f"--batch-size {flags.batch_size}: expected at least 1")
+    parser = _parser()
+    flags = parser.parse(argv)
+    for name in ("batch_size", "max_phoneme_ids", "max_workers"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
     config = _preset(flags.quality)
     kind = _kind(flags.directory) if flags.dataset_format == "auto" else flags.dataset_format
+    if kind == DATASET:
+        _refuse_corpus_flags(parser, flags)
     check = _check_dataset if kind == DATASET else _check_corpus
     checked = check(flags, kind, config)
     report = checked.report
@@ -135,6 +140,19 @@ def _kind(directory: Path) -> str:
     )
 
 
+def _refuse_corpus_flags(parser: Parser, flags: argparse.Namespace) -> None:
+    """A prepared directory was prepared as it was: flags of a corpus would do nothing."""
+    names = ["language", "sample_rate", "single_speaker", "phoneme_type", "text_casing"]
+    names += ["tashkeel", "phonemes_path", "dataset_type", "trim", "max_seconds"]
+    names += ["keep_seconds_before_silence", "keep_seconds_after_silence"]
+    for name in names:
+        if getattr(flags, name) != parser.get_default(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is for a corpus: "
+                f"{flags.directory} is prepared, its config.json says how"
+            )
+
+
 # A corpus
 
 
@@ -146,7 +164,12 @@ def _check_corpus(flags: argparse.Namespace, kind: str, config: Config) -> _Chec
     assumed = flags.language is None and flags.phoneme_type == "espeak"
     if flags.language is None:
         flags.language = "en-us"
-    settings = corpus_settings(flags, input_dir=flags.directory, dataset_format=kind)
+    settings = corpus_settings(
+        flags,
+        input_dir=flags.directory,
+        dataset_format=kind,
+        max_phoneme_ids=flags.max_phoneme_ids,
+    )
     corpus = examine.open_corpus(settings)
     if assumed:
         corpus.notes.append("phonemes are those of en-us: say --language for another")

@@ -24,7 +24,6 @@ def add_corpus_flags(parser: Parser) -> None:
         action="store_true",
         help="one speaker, whatever the second of three columns says (LJ Speech itself)",
     )
-    add("--speaker-id", type=int, metavar="N", help="speaker_id to write for a single speaker")
     add(
         "--phoneme-type",
         choices=PHONEME_TYPES,
@@ -90,18 +89,22 @@ def add_corpus_flags(parser: Parser) -> None:
 
 
 def corpus_settings(
-    flags: Any, *, input_dir: Path, dataset_format: str, skip_audio: bool = False
+    flags: Any,
+    *,
+    input_dir: Path,
+    dataset_format: str,
+    speaker_id: int | None = None,
+    skip_audio: bool = False,
+    max_phoneme_ids: int | None = None,
 ) -> Settings:
     """The settings that the flags stand for.
 
     Raises:
       UserError: a value that cannot be.
     """
-    if flags.single_speaker and flags.speaker_id is not None:
-        raise UserError("--single-speaker and --speaker-id: expected one of the two")
-    for name, least in (("sample_rate", RATES[0]), ("speaker_id", 0), ("max_workers", 1)):
+    for name, least in (("sample_rate", RATES[0]), ("max_workers", 1)):
         value = getattr(flags, name)
-        if value is not None and value < least:
+        if value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     keep = (flags.keep_seconds_before_silence, flags.keep_seconds_after_silence)
     for side, seconds in zip(("before", "after"), keep):
@@ -123,11 +126,12 @@ def corpus_settings(
         dataset_format=dataset_format,
         dataset_type=flags.dataset_type,
         single_speaker=flags.single_speaker,
-        speaker_id=flags.speaker_id,
+        speaker_id=speaker_id,
         skip_audio=skip_audio,
         trim=flags.trim,
         keep_seconds=keep,
         max_seconds=flags.max_seconds,
+        max_phoneme_ids=max_phoneme_ids,
         exclude=flags.exclude,
         max_workers=flags.max_workers,
     )

@@ -89,6 +89,7 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
         "(needs TensorFlow, once)",
     )
     add_corpus_flags(parser)
+    add("--speaker-id", type=int, metavar="N", help="speaker_id to write for a single speaker")
     add("--skip-audio", action="store_true", help="make phonemes only: not enough to train on")
     add(
         "--cache-dir",
@@ -130,10 +131,15 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
     for name in ("input_dir", "dataset_format"):
         if getattr(flags, name) is None:
             raise UserError(f"--{name.replace('_', '-')} is missing (--help lists the flags)")
+    if flags.single_speaker and flags.speaker_id is not None:
+        raise UserError("--single-speaker and --speaker-id: expected one of the two")
+    if flags.speaker_id is not None and flags.speaker_id < 0:
+        raise UserError(f"--speaker-id {flags.speaker_id}: expected at least 0")
     settings = corpus_settings(
         flags,
         input_dir=flags.input_dir,
         dataset_format=flags.dataset_format,
+        speaker_id=flags.speaker_id,
         skip_audio=flags.skip_audio,
     )
     output = Output(flags.output_dir, flags.cache_dir, flags.dataset_name, flags.audio_quality)

@@ -151,6 +151,11 @@ def examine(
             numbers = f"{len(spoken.ids)} ids, {samples // hop} frames"
             _leave_out(result, row, Refused(kind, f"{kind}: {numbers}"))
             continue
+        if len(spoken.ids) > (settings.max_phoneme_ids or len(spoken.ids)):
+            kind, most = "too many phoneme ids", settings.max_phoneme_ids
+            refused = Refused(kind, f"{kind}: {len(spoken.ids)}, at most {most}")
+            _leave_out(result, row, refused)
+            continue
         name = row.audio_path.name if row.audio_path is not None else row.name
         result.table.add(
             row.where,

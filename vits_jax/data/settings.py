@@ -59,6 +59,7 @@ class Settings:
     trim: bool = True
     keep_seconds: tuple[float, float] = (KEEP_SECONDS, KEEP_SECONDS)
     max_seconds: float = MAX_SECONDS
+    max_phoneme_ids: int | None = None
     exclude: frozenset[str] = frozenset()
     max_workers: int = field(default_factory=available_processors)
 
