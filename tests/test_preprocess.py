@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.data import audio_files
+from vits_jax.data import audio_files, clips
 from vits_jax.data.manifest import load_dataset
 from vits_jax.preprocess import main
 
@@ -32,6 +32,24 @@ def flags(corpus: Path, prepared: Path, *more: str) -> list[str]:
 
 def entries(prepared: Path) -> list[dict]:
     return [json.loads(line) for line in (prepared / "dataset.jsonl").read_text().splitlines()]
+
+
+def visible(prepared: Path) -> dict[str, bytes]:
+    """The files that count: hidden ones are work that was done and is taken up again."""
+    return {name: data for name, data in files_below(prepared).items() if name[0] != "."}
+
+
+def decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list of the recordings that are decoded from now on."""
+    decoded: list[str] = []
+    decode = audio_files.decode
+
+    def noted(path: Path, *more):
+        decoded.append(path.stem)
+        return decode(path, *more)
+
+    monkeypatch.setattr(audio_files, "decode", noted)
+    return decoded
 
 
 def load(prepared: Path):
@@ -170,19 +188,66 @@ def test_text_without_phonemes(tmp_path: Path, prepared: Path, caplog):
 def test_a_second_run_does_only_what_changed(corpus: Path, prepared: Path, monkeypatch):
     assert main(flags(corpus, prepared)) == 0
     before = files_below(prepared)
+    decoded = decoding(monkeypatch)
+    assert main(flags(corpus, prepared)) == 0
+    assert files_below(prepared) == before
+    (corpus / "metadata.csv").write_text("a|ann|Changed.\nb|bob|Two.\nc|bob|Three.\n")
+    assert main(flags(corpus, prepared)) == 0
+    assert entries(prepared)[0]["text"] == "Changed."
+    assert decoded == []
+    assert main(flags(corpus, prepared, "--sample-rate", "8000")) == 0
+    assert decoded == ["a", "b", "c"]
 
-    def refuse(*_):
-        raise AssertionError("decoded again")
 
+def test_recordings_that_stay_are_not_decoded_again(corpus: Path, prepared: Path, monkeypatch):
+    assert main(flags(corpus, prepared)) == 0
+    first = load(prepared)
+    before = [first.audio(row) for row in range(3)]
+    soundfile.write(corpus / "wavs" / "b.wav", tone(1.5, hertz=2000), RATE)
+    soundfile.write(corpus / "wavs" / "d.wav", tone(0.7), RATE)
+    # The first row goes, one is new, and silence is refused without a second look.
+    soundfile.write(corpus / "wavs" / "e.wav", np.zeros(RATE), RATE)
+    lines = ["d|bob|Four.", "b|bob|Two.", "c|bob|Three.", "e|bob|Five."]
+    (corpus / "metadata.csv").write_text("\n".join(lines))
+    decoded = decoding(monkeypatch)
+    assert main(flags(corpus, prepared)) == 0
+    assert decoded == ["d", "b", "e"]
+    dataset = load(prepared)
+    assert dataset.samples.tolist() == [RATE * 7 // 10, RATE * 3 // 2, RATE * 2]
+    np.testing.assert_array_equal(dataset.audio(2), before[2])
+    assert np.abs(dataset.audio(1) - before[1]).max() > 1000
+    assert dataset.store.facts["rate"].tolist() == [RATE] * 3
+    assert len(list(prepared.glob("audio-*"))) == 1
+    (corpus / "metadata.csv").write_text("e|Five.\nb|Two.\n")
+    assert main(flags(corpus, prepared)) == 0
+    assert decoded == ["d", "b", "e"]
+    np.testing.assert_array_equal(load(prepared).audio(0), dataset.audio(1))
+
+
+def test_work_waits_in_the_cache_directory(
+    corpus: Path, prepared: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(clips, "PIECE", 1)
+    cache = tmp_path / "cache"
     with monkeypatch.context() as patch:
-        patch.setattr(audio_files, "prepare", refuse)
-        assert main(flags(corpus, prepared)) == 0
-        assert files_below(prepared) == before
-        (corpus / "metadata.csv").write_text("a|ann|Changed.\nb|bob|Two.\nc|bob|Three.\n")
-        assert main(flags(corpus, prepared)) == 0
-        assert entries(prepared)[0]["text"] == "Changed."
-        with pytest.raises(AssertionError, match="decoded again"):
-            main(flags(corpus, prepared, "--sample-rate", "8000"))
+        decode = audio_files.decode
+
+        def interrupted(path: Path, *more):
+            if path.stem == "c":
+                raise KeyboardInterrupt
+            return decode(path, *more)
+
+        patch.setattr(audio_files, "decode", interrupted)
+        assert main(flags(corpus, prepared, "--cache-dir", str(cache))) == 130
+    assert not prepared.exists()
+    pieces = sorted(cache.rglob("*.npz"))
+    assert len(pieces) == 2
+    pieces[0].write_bytes(pieces[0].read_bytes()[:-30])  # damaged: as good as not there
+    decoded = decoding(monkeypatch)
+    assert main(flags(corpus, prepared, "--cache-dir", str(cache))) == 0
+    assert len(decoded) == 2
+    assert not list(cache.iterdir())
+    assert load(prepared).samples.tolist() == [RATE, RATE * 3 // 2, RATE * 2]
 
 
 def test_changed_audio_of_the_same_size_and_time_is_noticed(corpus: Path, prepared: Path):
@@ -210,17 +275,19 @@ def test_an_error_leaves_the_last_prepared_directory_as_it_was(
 ):
     assert main(flags(corpus, prepared)) == 0
     before = files_below(prepared)
-    soundfile.write(corpus / "wavs" / "a.wav", tone(1.0, hertz=2000), RATE)
     decode = audio_files.decode
 
-    def interrupted(path: Path):
+    def interrupted(path: Path, *more):
         if path.stem == "c":
             raise KeyboardInterrupt
-        return decode(path)
+        return decode(path, *more)
 
     monkeypatch.setattr(audio_files, "decode", interrupted)
+    (corpus / "metadata.csv").write_text("a|ann|One.\nb|bob|Two.\nd|bob|Three.\nc|bob|Three.\n")
+    soundfile.write(corpus / "wavs" / "d.wav", tone(1.0), RATE)
+    soundfile.write(corpus / "wavs" / "c.wav", tone(1.0, hertz=1000), RATE)
     assert main(flags(corpus, prepared)) == 130
-    assert files_below(prepared) == before
+    assert visible(prepared) == before
 
 
 def test_a_full_disk_leaves_no_new_directory(corpus: Path, tmp_path: Path, monkeypatch, capsys):
@@ -230,7 +297,106 @@ def test_a_full_disk_leaves_no_new_directory(corpus: Path, tmp_path: Path, monke
     monkeypatch.setattr(np, "save", full)
     assert main(flags(corpus, tmp_path / "new")) == 1
     assert capsys.readouterr().err == "failed: [Errno 28] No space left on device\n"
-    assert not (tmp_path / "new").exists()
+    assert visible(tmp_path / "new") == {}
+
+
+def test_a_mycroft_corpus(tmp_path: Path, prepared: Path, caplog):
+    caplog.set_level("INFO")
+    for i, speaker in enumerate(("ann", "bob")):
+        folder = tmp_path / "corpus" / "recorded" / speaker
+        folder.mkdir(parents=True)
+        rows = ["a.wav|One.|4", "b|Two.|4", "gone.wav|Three.|6", "a.wav", "|No name.|1", "b| |2"]
+        (folder / "x-metadata.txt").write_text("\n".join(rows[: None if i else 2]) + "\n")
+        for j, name in enumerate("ab"):
+            audio = tone(1.0, hertz=1000 + 300 * i + 100 * j)
+            soundfile.write(folder / f"{name}.wav", audio, RATE)
+    (tmp_path / "corpus" / "round").symlink_to(tmp_path / "corpus")  # a circle
+    mycroft = ["--dataset-format", "mycroft"]
+    assert main([*flags(tmp_path / "corpus", prepared), *mycroft]) == 0
+    assert load(prepared).config.speaker_id_map == {"ann": 0, "bob": 1}
+    assert [(e["speaker"], e["text"]) for e in entries(prepared)] == [
+        ("ann", "One."), ("ann", "Two."), ("bob", "One."), ("bob", "Two."),
+    ]  # fmt: skip
+    said = "\n".join(caplog.messages)
+    assert "used 4 of 8 rows" in said
+    for row, reason in {
+        3: "gone.wav: no audio: no such file beside x-metadata.txt",
+        4: "a.wav: one column: expected file|text|length",
+        5: "(no id): no id: the first column is empty",
+        6: "b: no text: the second column is empty",
+    }.items():
+        assert f"  recorded/bob/x-metadata.txt:{row}: {reason}" in said
+    assert main([*flags(tmp_path / "corpus", prepared), *mycroft, "--single-speaker"]) == 0
+    assert load(prepared).config.num_speakers == 1
+
+
+def silent_around(directory: Path, speech: Path) -> float:
+    """A corpus of one spoken clip between two seconds of silence; returns the clip's seconds."""
+    name = (speech / "metadata.csv").read_text("utf-8").partition("|")[0]
+    audio, rate = soundfile.read(speech / "wavs" / f"{name}.wav")
+    write_corpus(directory, ["a|Spoken words."])
+    silence = np.zeros(2 * rate)
+    soundfile.write(directory / "wavs" / "a.wav", np.concatenate([silence, audio, silence]), rate)
+    return len(audio) / rate
+
+
+def test_trimming_as_it_is_told(speech: Path, tmp_path: Path, prepared: Path):
+    seconds = silent_around(tmp_path / "corpus", speech)
+
+    def prepare(*more: str) -> float:
+        assert main(flags(tmp_path / "corpus", prepared, *more)) == 0
+        return load(prepared).seconds
+
+    usual = prepare()
+    assert prepare("--no-trim") == pytest.approx(seconds + 4, abs=0.01)
+    assert prepare("--trim") == usual
+    none = prepare("--keep-seconds-before-silence=0", "--keep-seconds-after-silence=0")
+    assert none == pytest.approx(usual - 0.5, abs=0.001)
+    more = prepare("--keep_seconds_before_silence=1.25", "--keep-seconds-after-silence", "0.5")
+    assert more == pytest.approx(usual + 1.25, abs=0.001)
+
+
+def test_names_in_the_configuration(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared, "--dataset-name=tale", "--audio_quality", "best")) == 0
+    config = json.loads((prepared / "config.json").read_text())
+    assert (config["dataset"], config["audio"]["quality"]) == ("tale", "best")
+
+
+def test_longer_recordings_can_be_allowed_or_not(corpus: Path, prepared: Path, caplog):
+    caplog.set_level("INFO")
+    assert main(flags(corpus, prepared, "--max-seconds=1.7")) == 0
+    assert len(load(prepared)) == 2
+    assert "  metadata.csv:3: c: too long: 2.0 seconds, at most 1.7" in caplog.messages
+
+
+def test_speakers_keep_their_ids_when_a_corpus_grows(corpus: Path, prepared: Path):
+    assert main(flags(corpus, prepared)) == 0
+    assert load(prepared).config.speaker_id_map == {"bob": 0, "ann": 1}
+    lines = ["a|ann|One.", "b|bob|Two.", *(f"{n}|{s}|More {s}." for n in "abc" for s in "xy")]
+    (corpus / "metadata.csv").write_text("\n".join([*lines, "c|ann|x.", "b|ann|y.", "c|ann|z."]))
+    assert main(flags(corpus, prepared)) == 0
+    assert load(prepared).config.speaker_id_map == {"bob": 0, "ann": 1, "x": 2, "y": 3}
+    (corpus / "metadata.csv").write_text("a|y|One.\nb|x|Two.\nc|x|Three.\n")
+    assert main(flags(corpus, prepared)) == 0  # another corpus: another order
+    assert load(prepared).config.speaker_id_map == {"x": 0, "y": 1}
+
+
+def test_training_ends_with_the_same_summary(tmp_path: Path, monkeypatch, caplog):
+    from tests import runs
+    from vits_jax.train import main as train
+
+    dataset = runs.write_dataset(tmp_path / "data")
+    lines = (dataset / "dataset.jsonl").read_text().splitlines()
+    long = json.loads(lines[3]) | {"phoneme_ids": [5] * 500}
+    (dataset / "dataset.jsonl").write_text("\n".join([*lines, json.dumps(long)]))
+    runs.stand_in(monkeypatch)
+    caplog.set_level("INFO")
+    assert train(runs.flags(dataset, tmp_path / "run", max_steps=1)) == 0
+    said = caplog.messages[-3:]
+    assert said[0] == "left out 1: 1 more phoneme ids than frames"
+    assert said[1].startswith("  dataset.jsonl:15: 3.wav: more phoneme ids than frames: 500 ids, ")
+    assert said[2].startswith("used 14 of 15 rows: 0.00 hours (")
+    assert said[2].endswith("seconds), 2 speakers")
 
 
 # Bad input
@@ -238,7 +404,7 @@ def test_a_full_disk_leaves_no_new_directory(corpus: Path, tmp_path: Path, monke
 BAD = {
     "no corpus": ({"input-dir": "{tmp}/none"}, "none is not a directory: --input-dir"),
     "no metadata": ({"input-dir": "{tmp}/empty"}, "metadata.csv does not exist"),
-    "mycroft": ({"dataset-format": "mycroft"}, "--dataset-format mycroft is not built yet"),
+    "mycroft": ({"dataset-format": "mycroft"}, "corpus holds no *-metadata.txt: a mycroft"),
     "format": ({"dataset-format": "vctk"}, "invalid choice: 'vctk'"),
     "voice": ({"language": "xx"}, "language 'xx' is no voice of espeak-ng"),
     "rate": ({"sample-rate": "0"}, "--sample-rate 0: expected at least 1"),
@@ -246,7 +412,13 @@ BAD = {
     "workers": ({"max-workers": "0"}, "--max-workers 0: expected at least 1"),
     "speaker": ({"speaker-id": "-1"}, "--speaker-id -1: expected at least 0"),
     "speakers": ({"speaker-id": "0"}, "--speaker-id 0 is for a corpus of one speaker, "),
-    "phonemes": ({"phoneme-type": "pinyin"}, "invalid choice: 'pinyin'"),
+    "phonemes": ({"phoneme-type": "klingon"}, "invalid choice: 'klingon'"),
+    "casing": ({"text-casing": "title"}, "invalid choice: 'title'"),
+    "map": ({"phonemes-path": "{tmp}/none.json"}, "none.json: No such file or directory"),
+    "margin": ({"keep-seconds-before-silence": "-1"}, "silence -1: expected at least 0"),
+    "no length": ({"max-seconds": "nan"}, "--max-seconds nan: expected above 0"),
+    "kinds": ({"exclude": "clipped,ugly"}, "'ugly' is not known: use clipped, duplicate, "),
+    "cache": ({"cache-dir": "{tmp}/corpus/metadata.csv"}, "--cache-dir"),
     "output": ({"output-dir": "{tmp}/corpus/metadata.csv"}, "is a file, expected a directory"),
     "typo": ({"single-speker": "1"}, "--single-speker: did you mean --single-speaker?"),
 }
@@ -278,9 +450,7 @@ def test_no_row_can_be_used(tmp_path: Path, prepared: Path, capsys, caplog):
     corpus = write_corpus(tmp_path / "corpus", ["a|One.", "b|Two."], {"a": 0.01})
     caplog.set_level("INFO")
     assert main(flags(corpus, prepared)) == 2
-    assert capsys.readouterr().err.strip() == (
-        f"error: {corpus / 'metadata.csv'}: no row of 2 can be used"
-    )
+    assert capsys.readouterr().err.strip() == (f"error: {corpus}: no row of 2 can be used")
     assert "  metadata.csv:2: b: no audio" in "\n".join(caplog.messages)
     assert not prepared.exists()
 
@@ -288,6 +458,7 @@ def test_no_row_can_be_used(tmp_path: Path, prepared: Path, capsys, caplog):
 def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, caplog):
     lines = [f"{name}|Text {name}.|Text {name}." for name in "abcd"]
     corpus = write_corpus(tmp_path / "corpus", lines, dict.fromkeys("abcd", 1.0))
+    caplog.set_level("INFO")
     assert main(flags(corpus, prepared)) == 0
     assert any("4 speakers in 4 rows" in m and "--single-speaker" in m for m in caplog.messages)
 
@@ -296,13 +467,14 @@ def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, capl
 
 SLOW = """
 import sys, time
-from vits_jax.data import audio_files
+from vits_jax.data import audio_files, clips
 decode = audio_files.decode
-def slowly(path):
-    print("decoding", flush=True)
+def slowly(path, *more):
+    print("decoding", path.stem, flush=True)
     time.sleep(0.3)
-    return decode(path)
+    return decode(path, *more)
 audio_files.decode = slowly
+clips.PIECE = 1
 from vits_jax.preprocess import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -312,7 +484,7 @@ sys.exit(main(sys.argv[1:]))
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
 def test_stopping_it_leaves_nothing_half_written(
-    corpus: Path, prepared: Path, number: signal.Signals, code: int
+    corpus: Path, prepared: Path, monkeypatch, number: signal.Signals, code: int
 ):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *flags(corpus, prepared)],
@@ -321,26 +493,25 @@ def test_stopping_it_leaves_nothing_half_written(
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "decoding\n"
+    assert [process.stdout.readline() for _ in "ab"] == ["decoding a\n", "decoding b\n"]
     time.sleep(0.1)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in error
-    visible = [p for p in prepared.glob("*") if not p.name.startswith(".")]
-    assert visible == []
-    if number != signal.SIGKILL:
-        assert not prepared.exists()
+    assert visible(prepared) == {}
+    decoded = decoding(monkeypatch)
     assert main(flags(corpus, prepared)) == 0
+    assert decoded == ["b", "c"]  # what was done of it is not done again
     assert len(load(prepared)) == 3
     assert not [p for p in prepared.iterdir() if p.name.startswith(".")]
 
 
 def test_interrupted_with_workers(tmp_path: Path):
-    names = [f"n{i}" for i in range(20)]
-    corpus = write_corpus(
-        tmp_path / "corpus", [f"{n}|Hello." for n in names], dict.fromkeys(names, 20.0)
-    )
+    names = [f"n{i}" for i in range(30)]
+    corpus = write_corpus(tmp_path / "corpus", [f"{n}|Hello." for n in names])
+    for i, name in enumerate(names):  # no two alike, or they were prepared once
+        soundfile.write(corpus / "wavs" / f"{name}.wav", tone(25.0, hertz=1000 + i), RATE)
     arguments = flags(corpus, tmp_path / "out", "--max-workers", "2")
     process = subprocess.Popen(
         [sys.executable, "-m", "vits_jax.preprocess", *arguments],
@@ -350,14 +521,16 @@ def test_interrupted_with_workers(tmp_path: Path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob(".audio-*")):
+    while not (tmp_path / "out").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    time.sleep(1.0)  # workers start, or are at it
+    assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does, to the workers too
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error.strip()) == (130, "interrupted")
-    assert not (tmp_path / "out").exists()
+    assert visible(tmp_path / "out") == {}
 
 
 def test_help(capsys):

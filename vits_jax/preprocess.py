@@ -8,11 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from vits_jax.cli import Parser, run
-from vits_jax.data.prepare import Settings, available_processors, prepare
+from vits_jax.corpus_flags import add_corpus_flags, corpus_settings
+from vits_jax.data.prepare import prepare
+from vits_jax.data.settings import Output, Settings, location
+from vits_jax.data.tfds_corpora import CORPORA, convert
 from vits_jax.errors import UserError
-from vits_jax.text import PHONEME_TYPES
+
+if TYPE_CHECKING:
+    from vits_jax.data.beam import Cluster
 
 _LOGGER = logging.getLogger(__name__)
 _DESCRIPTION = """\
@@ -28,25 +34,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    settings = _settings(argv)
+    settings, output, cluster = _settings(argv)
     # SystemExit unwinds: what is half-written is removed on the way.
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        summary = prepare(settings)
+        report = prepare(settings, output, cluster)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    for line in summary.lines():
+    for line in report.lines():
         _LOGGER.info("%s", line)
+    if settings.skip_audio:
+        _LOGGER.info("without audio: to train, run it again without --skip-audio")
+        return
     _LOGGER.info(
         "train with: python -m vits_jax.train --dataset-dir %s --quality medium --batch-size 32",
-        settings.output_dir,
+        output.directory,
     )
 
 
-def _settings(argv: Sequence[str]) -> Settings:
+def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
     parser = Parser("preprocess", _DESCRIPTION)
     add = parser.add_argument
-    add("--input-dir", type=Path, required=True, metavar="DIR", help="the corpus")
+    add(
+        "--input-dir",
+        type=location,
+        metavar="DIR",
+        help="the corpus, gs://… too (of --tfds: TFDS's data_dir)",
+    )
     add(
         "--output-dir",
         type=Path,
@@ -65,53 +79,79 @@ def _settings(argv: Sequence[str]) -> Settings:
     add(
         "--dataset-format",
         choices=("ljspeech", "mycroft"),
-        required=True,
-        help="ljspeech: metadata.csv with id|text or id|speaker|text, recordings in wav/ or wavs/",
+        help="ljspeech: metadata.csv with id|text or id|speaker|text, recordings beside it or in "
+        "wav/ or wavs/; mycroft: a folder per speaker with *-metadata.txt, file|text|length",
     )
     add(
-        "--single-speaker",
-        action="store_true",
-        help="one speaker, whatever the second of three columns says (LJ Speech itself)",
+        "--tfds",
+        metavar="NAME[:CONFIG]",
+        help=f"instead of a corpus, a prepared TFDS dataset: {', '.join(CORPORA)} "
+        "(needs TensorFlow, once)",
     )
+    add_corpus_flags(parser)
     add("--speaker-id", type=int, metavar="N", help="speaker_id to write for a single speaker")
+    add("--skip-audio", action="store_true", help="make phonemes only: not enough to train on")
     add(
-        "--phoneme-type",
-        choices=PHONEME_TYPES,
-        default="espeak",
-        help="espeak-ng's phonemes, or the characters of the text itself",
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where recordings that are done wait until all are (default: in --output-dir)",
     )
     add(
-        "--max-workers",
-        type=int,
-        default=available_processors(),
-        metavar="N",
-        help="processes that work at once",
+        "--dataset-name",
+        metavar="NAME",
+        help="for config.json (default: name of the folder that --output-dir is in)",
+    )
+    add(
+        "--audio-quality",
+        metavar="NAME",
+        help="for config.json (default: name of --output-dir)",
+    )
+    add(
+        "--beam-runner",
+        metavar="NAME",
+        help="do the work with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, …",
+    )
+    add(
+        "--beam-options",
+        default="",
+        metavar="FLAGS",
+        help="the runner's own flags, as one argument: '--project=… --region=…'",
     )
     add("--debug", action="store_true", help="also log each row's phonemes")
     flags = parser.parse(argv)
-    if flags.dataset_format != "ljspeech":
-        raise UserError(
-            f"--dataset-format {flags.dataset_format} is not built yet: "
-            "bring the corpus into the ljspeech format"
-        )
-    if flags.single_speaker and flags.speaker_id is not None:
-        raise UserError("--single-speaker and --speaker-id: expected one of the two")
-    for name, least in (("sample_rate", 1), ("speaker_id", 0), ("max_workers", 1)):
-        value = getattr(flags, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     if flags.debug:
         logging.getLogger("vits_jax").setLevel(logging.DEBUG)
-    return Settings(
+    if flags.tfds is not None:
+        if flags.dataset_format is not None:
+            raise UserError("--tfds and --dataset-format: expected one of the two")
+        parent = flags.cache_dir or flags.output_dir
+        flags.input_dir = convert(flags.tfds, flags.input_dir, parent)
+        flags.dataset_format = "ljspeech"
+    for name in ("input_dir", "dataset_format"):
+        if getattr(flags, name) is None:
+            raise UserError(f"--{name.replace('_', '-')} is missing (--help lists the flags)")
+    if flags.single_speaker and flags.speaker_id is not None:
+        raise UserError("--single-speaker and --speaker-id: expected one of the two")
+    if flags.speaker_id is not None and flags.speaker_id < 0:
+        raise UserError(f"--speaker-id {flags.speaker_id}: expected at least 0")
+    settings = corpus_settings(
+        flags,
         input_dir=flags.input_dir,
-        output_dir=flags.output_dir,
-        language=flags.language,
-        sample_rate=flags.sample_rate,
-        single_speaker=flags.single_speaker,
+        dataset_format=flags.dataset_format,
         speaker_id=flags.speaker_id,
-        phoneme_type=flags.phoneme_type,
-        max_workers=flags.max_workers,
+        skip_audio=flags.skip_audio,
     )
+    output = Output(flags.output_dir, flags.cache_dir, flags.dataset_name, flags.audio_quality)
+    if flags.beam_runner is None:
+        if flags.beam_options:
+            raise UserError("--beam-options goes with --beam-runner")
+        return settings, output, None
+    from vits_jax.data import beam  # needs more than the rest
+
+    beam.check_installed()
+    parent = flags.cache_dir or flags.output_dir
+    return settings, output, beam.Cluster(flags.beam_runner, flags.beam_options, parent)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from vits_jax.data.audio_files import Recording
+
 RATE = 16000
 HOP, MIN_SAMPLES = 256, 385
 
@@ -17,6 +19,11 @@ HOP, MIN_SAMPLES = 256, 385
 def tone(seconds: float, rate: int = RATE, hertz: float = 3000.0) -> np.ndarray:
     """float32 ``[samples]`` in [-0.5, 0.5]; the speech detector does not take it for speech."""
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype("f4")
+
+
+def recorded(samples: np.ndarray) -> Recording:
+    """int16 ``[samples]`` as a recording of which nothing else is known."""
+    return Recording(samples, RATE, 0, float("nan"))
 
 
 def write_corpus(directory: Path, lines: Iterable[str], wavs: dict[str, float] | None = None):

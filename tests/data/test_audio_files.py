@@ -10,10 +10,20 @@ import pytest
 import soundfile
 
 from vits_jax.data import audio_files
-from vits_jax.data.audio_files import AudioFault, check, decode, prepare, resample, to_int16
+from vits_jax.data.audio_files import (
+    AudioFault,
+    Target,
+    check,
+    decode,
+    prepare,
+    resample,
+    to_int16,
+)
 from vits_jax.errors import UserError
 
 from .corpora import MIN_SAMPLES, RATE, tone
+
+TARGET = Target(RATE, MIN_SAMPLES)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +35,7 @@ def test_a_16_bit_file_comes_back_bit_for_bit(tmp_path: Path, vad):
     samples = np.random.default_rng(0).integers(-32768, 32768, RATE // 2).astype(np.int16)
     samples[:2] = -32768, 32767
     soundfile.write(tmp_path / "a.wav", samples, RATE, "PCM_16")
-    audio, rate = decode(tmp_path / "a.wav")
+    audio, rate, _ = decode(tmp_path / "a.wav")
     assert rate == RATE
     np.testing.assert_array_equal(to_int16(audio), samples)
 
@@ -35,7 +45,7 @@ def test_a_16_bit_file_comes_back_bit_for_bit(tmp_path: Path, vad):
 def test_any_rate_depth_and_channels_keep_the_pitch(tmp_path: Path, vad, rate: int, subtype: str):
     audio = np.stack([tone(1, rate, 2000), tone(1, rate, 2000)], axis=1)
     soundfile.write(tmp_path / "a.wav", audio, rate, subtype)
-    samples = prepare(tmp_path / "a.wav", RATE, MIN_SAMPLES, vad)
+    samples = prepare(tmp_path / "a.wav", TARGET, vad).samples
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     assert np.argmax(spectrum) * RATE / len(samples) == pytest.approx(2000, abs=1)
     assert np.std(samples) == pytest.approx(16384 / np.sqrt(2), rel=0.01)
@@ -100,7 +110,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
 )
 def test_what_is_refused(tmp_path: Path, vad, kind: str, message: str):
     with pytest.raises(AudioFault, match=f"^{message}") as caught:
-        prepare(broken(tmp_path, kind), RATE, MIN_SAMPLES, vad)
+        prepare(broken(tmp_path, kind), TARGET, vad)
     assert message.startswith(caught.value.kind)
 
 

@@ -15,7 +15,17 @@ from vits_jax.data import store as stores
 from vits_jax.data.manifest import Dataset, load_dataset
 from vits_jax.errors import UserError
 
-from .corpora import HOP, MIN_SAMPLES, RATE, config, entry, files_below, tone, write_prepared
+from .corpora import (
+    HOP,
+    MIN_SAMPLES,
+    RATE,
+    config,
+    entry,
+    files_below,
+    recorded,
+    tone,
+    write_prepared,
+)
 
 
 def load(directory: Path, **options) -> Dataset:
@@ -231,15 +241,6 @@ def test_audio_files(tmp_path: Path, kind: str, message: str):
     assert files_below(tmp_path) == before  # nothing half-written
 
 
-def test_torch_files_say_that_they_are_not_read_yet(tmp_path: Path):
-    (tmp_path / "a.pt").write_bytes(b"PK")
-    write_prepared(tmp_path, [entry(0, audio_norm_path="a.pt")])
-    assert refused(tmp_path) == (
-        f"{tmp_path / 'dataset.jsonl'}:1: audio_norm_path 'a.pt' is a torch tensor, which is not "
-        "read yet: run preprocess on the recordings"
-    )
-
-
 @pytest.mark.parametrize("shape", [(-1,), (1, -1)])
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
 def test_arrays(tmp_path: Path, shape: tuple[int, ...], dtype: type):
@@ -310,7 +311,7 @@ def test_paths_may_begin_in_the_working_directory(tmp_path: Path, monkeypatch):
 
 def write_stored(directory: Path, count: int = 3) -> Path:
     """A prepared directory as `preprocess` writes it."""
-    stores.build(directory, "a" * 16, RATE, [np.arange(8000, dtype=np.int16)] * count)
+    stores.build(directory, "a" * 16, RATE, [recorded(np.arange(8000, dtype=np.int16))] * count)
     entries = [entry(i, audio_norm_path=f"audio-{'a' * 16}#{i}") for i in range(count)]
     return write_prepared(directory, entries)
 

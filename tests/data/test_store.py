@@ -14,16 +14,22 @@ import numpy as np
 import pytest
 
 from vits_jax.data import store as stores
+from vits_jax.data.audio_files import Recording
 from vits_jax.data.refused import Refused
 from vits_jax.errors import UserError
+
+from .corpora import recorded
 
 MARK = "0123456789abcdef"
 NAME = f"audio-{MARK}"
 
 
-def recordings(count: int = 20) -> list[np.ndarray]:
+def recordings(count: int = 20) -> list[Recording]:
     random = np.random.default_rng(0)
-    return [random.integers(-32768, 32768, 500 + 37 * i).astype(np.int16) for i in range(count)]
+    return [
+        Recording(random.integers(-32768, 32768, 500 + 37 * i).astype(np.int16), 8000 + i, i, i / 4)
+        for i in range(count)
+    ]
 
 
 def test_what_goes_in_comes_out_in_order(tmp_path: Path):
@@ -34,16 +40,17 @@ def test_what_goes_in_comes_out_in_order(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     store = stores.open_store(tmp_path / NAME)
     assert (store.sample_rate, store.outcomes) == (22050, outcomes)
-    np.testing.assert_array_equal(store.samples, [len(a) for a in audio])
+    np.testing.assert_array_equal(store.samples, [len(a.samples) for a in audio])
+    assert store.facts.tolist() == [tuple(a)[1:] for a in audio]
     with ThreadPoolExecutor(8) as pool:
         for expected, got in zip(audio, pool.map(store.audio, range(len(audio))), strict=True):
             assert got.dtype == np.int16
-            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_array_equal(got, expected.samples)
 
 
 def test_it_takes_two_bytes_a_sample_and_little_else(tmp_path: Path):
     audio = [np.random.default_rng(i).normal(0, 2000, 50_000).astype(np.int16) for i in range(10)]
-    stores.build(tmp_path, MARK, 22050, audio)
+    stores.build(tmp_path, MARK, 22050, map(recorded, audio))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1.1 * 2 * 500_000
 
@@ -69,10 +76,10 @@ def test_a_killed_process_leaves_no_store_and_the_next_one_cleans_up(tmp_path: P
 import os, signal
 from pathlib import Path
 import numpy as np
-from vits_jax.data import store
+from vits_jax.data import audio_files, store
 def recordings():
     for i in range(5):
-        yield np.full(1000, i, np.int16)
+        yield audio_files.Recording(np.full(1000, i, np.int16), 8000, 0, 1.0)
     os.kill(os.getpid(), signal.SIGKILL)
 store.build(Path({str(tmp_path)!r}), {MARK!r}, 22050, recordings())
 """
@@ -160,12 +167,14 @@ def test_damage_is_noticed_and_repaired_by_building_again(tmp_path: Path, how: s
     with pytest.raises(UserError, match=rf"{NAME}.*run preprocess again"):
         stores.open_store(tmp_path / NAME)
     stores.build(tmp_path, MARK, 22050, recordings(3))
-    np.testing.assert_array_equal(stores.open_store(tmp_path / NAME).audio(2), recordings(3)[2])
+    np.testing.assert_array_equal(
+        stores.open_store(tmp_path / NAME).audio(2), recordings(3)[2].samples
+    )
 
 
 def test_damage_that_leaves_the_size_alone_is_noticed_on_reading(tmp_path: Path):
-    audio = [np.full(20_000, i, np.int16) + recordings(1)[0][0] for i in range(3)]
-    stores.build(tmp_path, MARK, 22050, audio)
+    audio = [np.full(20_000, i, np.int16) + recordings(1)[0].samples[0] for i in range(3)]
+    stores.build(tmp_path, MARK, 22050, map(recorded, audio))
     records = next((tmp_path / NAME).rglob("*.array_record*"))
     content = bytearray(records.read_bytes())
     content[64 * 1024 + 60] ^= 1  # in the first record

@@ -84,8 +84,8 @@ def test_unknown_voice():
 
 
 def test_unknown_type():
-    with pytest.raises(UserError, match=r"'pinyin' is not known: use one of espeak, text"):
-        make_phonemizer("pinyin", "cmn")
+    with pytest.raises(UserError, match=r"'klingon' is not known: use one of espeak, text"):
+        make_phonemizer("klingon", "tlh")
 
 
 def test_without_piper_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):

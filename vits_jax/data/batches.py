@@ -10,13 +10,28 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from vits_jax.data.buckets import Bucket, Schedule, assign, choose_buckets, schedule
-from vits_jax.data.manifest import Dataset
+
+if TYPE_CHECKING:
+    from vits_jax.data.manifest import Dataset
 
 Batch = dict[str, np.ndarray]
+
+
+class Lengths(Protocol):
+    """What a plan is made of: a `Dataset`, or a `Table` of one."""
+
+    @property
+    def samples(self) -> Any:
+        """int32 ``[utterances]``, length of the audio."""
+
+    @property
+    def id_lengths(self) -> Any:
+        """int32 ``[utterances]``, phoneme ids."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class Plan:
 
 
 def make_plan(
-    dataset: Dataset,
+    dataset: Lengths,
     rows: np.ndarray,
     *,
     batch_size: int,
@@ -130,7 +145,7 @@ def make_plan(
     return _plan(dataset, rows, buckets, batch_size, hop_length, seed)
 
 
-def validation_plan(plan: Plan, dataset: Dataset, rows: np.ndarray) -> Plan:
+def validation_plan(plan: Plan, dataset: Lengths, rows: np.ndarray) -> Plan:
     """The plan of other rows in the same shapes, never shuffled.
 
     Only shapes that training compiles are used. Without rows the plan has no steps.
@@ -142,7 +157,7 @@ def validation_plan(plan: Plan, dataset: Dataset, rows: np.ndarray) -> Plan:
 
 
 def _plan(
-    dataset: Dataset,
+    dataset: Lengths,
     rows: np.ndarray,
     buckets: tuple[Bucket, ...],
     batch_size: int,
@@ -158,10 +173,10 @@ def _plan(
     return Plan(buckets, batch_size, hop_length, seed, members, epoch, padding)
 
 
-def _lengths(dataset: Dataset, rows: np.ndarray, hop_length: int) -> tuple[np.ndarray, np.ndarray]:
+def _lengths(dataset: Lengths, rows: np.ndarray, hop_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Phoneme ids and frames that each row needs; a last, partial frame needs a whole one."""
-    samples = dataset.samples[rows].astype(np.int64)
-    return dataset.id_lengths[rows], -(-samples // hop_length)
+    samples = np.asarray(dataset.samples)[rows].astype(np.int64)
+    return np.asarray(dataset.id_lengths)[rows], -(-samples // hop_length)
 
 
 def load_batch(

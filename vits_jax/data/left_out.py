@@ -1,4 +1,4 @@
-"""Utterances that are not used: never dropped without a name and a reason."""
+"""Utterances that are not used, or look wrong: each with a name and a reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An utterance that will not be used.
+    """An utterance that will not be used, or is used and looks wrong.
 
     Attributes:
       where: file and line, such as ``metadata.csv:12``.
@@ -27,18 +27,21 @@ class LeftOut:
         return f"{self.where}: {self.name}: {self.reason}"
 
 
-def describe(left_out: Sequence[LeftOut], limit: int | None = None) -> Iterator[str]:
+def describe(
+    left_out: Sequence[LeftOut], limit: int | None = None, what: str = "left out"
+) -> Iterator[str]:
     """Lines that tell what was left out: the counts by reason, then every utterance.
 
     Args:
       left_out: what was left out; nothing gives no line.
       limit: name at most so many utterances, and say how many more there are.
+      what: happened to them.
     """
     if not left_out:
         return
     counts = Counter(item.kind for item in left_out)
     reasons = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    yield f"left out {len(left_out)}: {reasons}"
+    yield f"{what} {len(left_out)}: {reasons}"
     for item in left_out[:limit]:
         yield f"  {item}"
     if limit is not None and len(left_out) > limit:

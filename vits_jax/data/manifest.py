@@ -6,7 +6,6 @@ What is broken is refused with one line that says where; what merely cannot be t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from array import array
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from vits_jax.data import store as stores
-from vits_jax.data.left_out import LeftOut
+from vits_jax.data.left_out import LeftOut, describe
 from vits_jax.data.packing import pack
+from vits_jax.data.split import utterance_key
 from vits_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
@@ -88,6 +88,15 @@ class Dataset:
     def audio(self, row: int) -> np.ndarray:
         """int16 ``[samples]`` of an utterance."""
         return self.store.audio(self.records[row])
+
+    def summary(self) -> Iterator[str]:
+        """What is used and what is not, in short."""
+        yield from describe(self.left_out, limit=20)
+        rows, speakers = len(self) + len(self.left_out), len(np.unique(self.speaker_ids))
+        yield (
+            f"used {len(self)} of {rows} rows: {self.seconds / 3600:.2f} hours "
+            f"({self.seconds:.1f} seconds), {speakers} speaker{'s' * (speakers > 1)}"
+        )
 
     def text(self, row: int) -> str:
         """What is spoken, as ``dataset.jsonl`` says; empty where it does not say."""
@@ -221,34 +230,92 @@ class _Columns:
     store: str | None = None
 
 
-def _read_columns(path: Path, config: VoiceConfig) -> _Columns:
-    # 16 bits hold Piper's ids and keep the ids of half a million utterances under 200 MB.
-    columns = _Columns(path, ids=array("H" if config.num_symbols <= 1 << 16 else "i"))
+@dataclass(frozen=True)
+class Entry:
+    """A line of ``dataset.jsonl``, checked by itself.
+
+    Attributes:
+      number, start: which line it is, from 1, and its first byte.
+      raw: all that it says.
+      ids: phoneme ids.
+      speaker_id: 0 with one speaker.
+      audio: ``audio_norm_path``.
+    """
+
+    number: int
+    start: int
+    raw: dict[str, Any]
+    ids: list[int]
+    speaker_id: int
+    audio: str
+
+    @property
+    def name(self) -> str:
+        """The recording's file, without folders, whatever system it was on."""
+        recording = str(self.raw.get("audio_path") or self.audio)
+        return Path(recording.replace("\\", "/")).name
+
+    @property
+    def key(self) -> int:
+        """What `split` goes by."""
+        text = self.raw.get("text") or self.ids
+        return utterance_key(self.name, self.raw.get("speaker"), text)
+
+
+@dataclass(frozen=True)
+class BrokenLine:
+    """A line of ``dataset.jsonl`` that cannot be; `fault` names file and line."""
+
+    number: int
+    fault: UserError
+
+
+def read_entries(path: Path, config: VoiceConfig) -> Iterator[Entry | BrokenLine]:
+    """Every line of a ``dataset.jsonl`` that is not blank.
+
+    Raises:
+      UserError: no such file.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist: preprocess writes it")
     for number, start, line in _lines(path):
         where = f"{path}:{number}"
-        entry = _json_object(where, line)
-        ids = _required(where, entry, "phoneme_ids", list, "a list of whole numbers")
-        audio_path = _required(where, entry, "audio_norm_path", str, "the name of its audio")
-        _check_ids(where, ids, config)
-        record = stores.parse_record_name(audio_path)
+        try:
+            entry = _json_object(where, line)
+            ids = _required(where, entry, "phoneme_ids", list, "a list of whole numbers")
+            audio = _required(where, entry, "audio_norm_path", str, "the name of its audio")
+            _check_ids(where, ids, config)
+            speaker_id = _speaker_id(where, entry, config)
+        except UserError as fault:
+            yield BrokenLine(number, fault)
+        else:
+            yield Entry(number, start, entry, ids, speaker_id, audio)
+
+
+def _read_columns(path: Path, config: VoiceConfig) -> _Columns:
+    # 16 bits hold Piper's ids and keep the ids of half a million utterances under 200 MB.
+    columns = _Columns(path, ids=array("H" if config.num_symbols <= 1 << 16 else "i"))
+    for entry in read_entries(path, config):
+        if isinstance(entry, BrokenLine):
+            raise entry.fault
+        record = stores.parse_record_name(entry.audio)
         store = record[0] if record else ""
         if columns.store not in (None, store):
             raise UserError(
-                f"{where}: audio_norm_path {audio_path!r} is not in {columns.store or 'a file'} "
-                f"as in line {columns.lines[0]}: all audio should be in one store, or all in files"
+                f"{path}:{entry.number}: audio_norm_path {entry.audio!r} is not in "
+                f"{columns.store or 'a file'} as in line {columns.lines[0]}: "
+                "all audio should be in one store, or all in files"
             )
         columns.store = store
         columns.audio.append(
-            record[1] if record else columns.files.setdefault(audio_path, len(columns.files))
+            record[1] if record else columns.files.setdefault(entry.audio, len(columns.files))
         )
-        columns.ids.extend(ids)
-        columns.id_lengths.append(len(ids))
-        columns.speaker_ids.append(_speaker_id(where, entry, config))
-        columns.keys.append(_key(entry, ids, audio_path))
-        columns.lines.append(number)
-        columns.line_starts.append(start)
+        columns.ids.extend(entry.ids)
+        columns.id_lengths.append(len(entry.ids))
+        columns.speaker_ids.append(entry.speaker_id)
+        columns.keys.append(entry.key)
+        columns.lines.append(entry.number)
+        columns.line_starts.append(entry.start)
     if not columns.lines:
         raise UserError(f"{path}: no utterance in it")
     return columns
@@ -281,15 +348,6 @@ def _speaker_id(where: str, entry: dict[str, Any], config: VoiceConfig) -> int:
     return number
 
 
-def _key(entry: dict[str, Any], ids: list[int], audio_path: str) -> int:
-    """A hash of what the utterance is, not of where it lies or what its ids happen to be."""
-    recording = entry.get("audio_path") or audio_path
-    name = Path(str(recording).replace("\\", "/")).name
-    identity = [name, entry.get("speaker"), entry.get("text") or ids]
-    digest = hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
 def _find_audio(
     directory: Path, config: VoiceConfig, columns: _Columns, cache_dir: Path
 ) -> tuple[stores.Store, np.ndarray]:
@@ -315,6 +373,22 @@ def _find_audio(
     return store, audio
 
 
+def unusable(
+    ids: int, samples: int, hop_length: int, min_samples: int, most_ids: int
+) -> tuple[str, str] | None:
+    """Why an utterance cannot be trained on, in short and in full; None if it can."""
+    frames = samples // hop_length
+    if ids > most_ids:
+        kind, numbers = "too many phoneme ids", f"{ids}, at most {most_ids}"
+    elif ids > frames:
+        kind, numbers = "more phoneme ids than frames", f"{ids} ids, {frames} frames"
+    elif samples < min_samples:
+        kind, numbers = "too short", f"{samples} samples, at least {min_samples} are needed"
+    else:
+        return None
+    return kind, f"{kind}: {numbers}"
+
+
 def _left_out(
     directory: Path,
     columns: _Columns,
@@ -324,16 +398,10 @@ def _left_out(
     min_samples: int,
     most_ids: int,
 ) -> LeftOut:
-    ids, frames = columns.id_lengths[row], samples // hop_length
-    if ids > most_ids:
-        kind, numbers = "too many phoneme ids", f"{ids}, at most {most_ids}"
-    elif ids > frames:
-        kind, numbers = "more phoneme ids than frames", f"{ids} ids, {frames} frames"
-    else:
-        kind, numbers = "too short", f"{samples} samples, at least {min_samples} are needed"
+    reason = unusable(columns.id_lengths[row], samples, hop_length, min_samples, most_ids)
     entry = _entry(directory, columns.line_starts[row])
     name = Path(str(entry.get("audio_path") or entry["audio_norm_path"])).name
-    return LeftOut(f"dataset.jsonl:{columns.lines[row]}", name, kind, f"{kind}: {numbers}")
+    return LeftOut(f"dataset.jsonl:{columns.lines[row]}", name, *(reason or ("", "")))
 
 
 def _warn_of_absent_speakers(config: VoiceConfig, speaker_ids: np.ndarray) -> None:

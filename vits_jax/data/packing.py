@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from vits_jax.data import audio_files, store
+from vits_jax.data import audio_files, store, torch_audio
 from vits_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def pack(
     trimmed.
 
     Args:
-      directory: the prepared directory; relative paths begin there, or where they began
-        for Piper, in the working directory.
+      directory: the prepared directory; see `find_file`.
       parent: where the store lies.
       config: gives the sample rate.
       names: ``audio_norm_path`` of each file, each once.
@@ -65,37 +65,56 @@ def pack(
 
 def _read_all(
     files: Iterator[tuple[Path, str]] | tqdm[tuple[Path, str]], config: VoiceConfig
-) -> Iterator[np.ndarray]:
+) -> Iterator[audio_files.Recording]:
     for path, where in files:
         try:
-            samples = _read(path, where, config)
-            # Shorter than can be analysed is not broken: such utterances are left out by name.
-            audio_files.check(samples, min_samples=1)
+            yield read_file(path, config.sample_rate)
         except audio_files.AudioFault as error:
+            if error.kind == "wrong rate":
+                raise UserError(f"{where}: {error}: run preprocess on the recordings") from error
             raise UserError(f"{where}: audio_norm_path {path}: {error}") from error
-        yield samples
 
 
-def _read(path: Path, where: str, config: VoiceConfig) -> np.ndarray:
-    """int16 ``[samples]`` of a file."""
-    if path.suffix == ".npy":
-        return _read_npy(path)
-    audio, rate = audio_files.decode(path)
-    if rate != config.sample_rate:
-        raise UserError(
-            f"{where}: {path} has {rate} samples per second, "
-            f"{config.path} says {config.sample_rate}: run preprocess on the recordings"
-        )
-    return audio_files.to_int16(audio)
+def read_file(path: Path, sample_rate: int) -> audio_files.Recording:
+    """A file that a ``dataset.jsonl`` names, as it is.
+
+    Args:
+      path: ``.npy``, Piper's ``.pt``, or what libsndfile reads.
+      sample_rate: hertz, as ``config.json`` says; tensors do not say theirs.
+
+    Raises:
+      AudioFault: empty, silent, undecodable or of another rate. Shorter than can be analysed
+        is not broken: such utterances are left out by name.
+      UserError: a ``.pt`` file, and no torch.
+    """
+    if path.suffix in (".npy", ".pt"):
+        samples = _as_int16(_load_npy(path) if path.suffix == ".npy" else torch_audio.read(path))
+        clipped = 0
+    else:
+        audio, rate, clipped = audio_files.decode(path)
+        if rate != sample_rate:
+            raise audio_files.AudioFault(
+                "wrong rate",
+                f"{path} has {rate} samples per second, config.json says {sample_rate}",
+            )
+        samples = audio_files.to_int16(audio)
+    audio_files.check(samples, min_samples=1)
+    return audio_files.Recording(samples, sample_rate, clipped, math.nan)
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    """int16, or float in [-1, 1]; ``[samples]`` or ``[1, samples]``."""
+def _load_npy(path: Path) -> np.ndarray:
     try:
         audio = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise audio_files.AudioFault("undecodable", "no array in it") from error
-    if not isinstance(audio, np.ndarray) or audio.shape != (1,) * (audio.ndim - 1) + (audio.size,):
+    if not isinstance(audio, np.ndarray):
+        raise audio_files.AudioFault("undecodable", "several arrays, expected one")
+    return audio
+
+
+def _as_int16(audio: np.ndarray) -> np.ndarray:
+    """int16, or float in [-1, 1]; ``[samples]`` or ``[1, samples]``."""
+    if audio.shape != (1,) * (audio.ndim - 1) + (audio.size,):
         raise audio_files.AudioFault("undecodable", "expected an array [samples] or [1, samples]")
     audio = audio.reshape(-1)
     if audio.dtype == np.int16:
@@ -104,16 +123,32 @@ def _read_npy(path: Path) -> np.ndarray:
         raise audio_files.AudioFault("undecodable", f"{audio.dtype}, expected int16 or float")
     if not np.isfinite(audio).all():
         raise audio_files.AudioFault("not finite", "NaN or infinite samples")
+    if np.abs(audio).max(initial=0) > 1e6:
+        raise audio_files.AudioFault("undecodable", "samples far beyond -1 to 1")
     return audio_files.to_int16(audio)
 
 
+def find_file(directory: Path, name: str) -> Path | None:
+    """A file that a ``dataset.jsonl`` names.
+
+    Relative paths begin in the prepared directory, or where they began for Piper, in the
+    working directory. Of an absolute path into a directory that was moved since (Piper
+    writes such paths), the end is looked for: ``…/cache/22050/x.pt``.
+    """
+    path = Path(name)
+    for candidate in (directory / path, path):
+        if audio_files.is_file(candidate):
+            return candidate
+    # A folder at least has to agree, or another recording of the same name would do.
+    for length in range(len(path.parts) - 1, 1, -1) if path.is_absolute() else ():
+        moved = directory.joinpath(*path.parts[-length:])
+        if audio_files.is_file(moved):
+            return moved
+    return None
+
+
 def _find(directory: Path, name: str, where: str) -> Path:
-    for path in (directory / name, Path(name)):
-        if audio_files.is_file(path):
-            if path.suffix == ".pt":
-                raise UserError(
-                    f"{where}: audio_norm_path {name!r} is a torch tensor, which is not read yet: "
-                    "run preprocess on the recordings"
-                )
-            return path
-    raise UserError(f"{where}: audio_norm_path {name!r} does not exist")
+    path = find_file(directory, name)
+    if path is None:
+        raise UserError(f"{where}: audio_norm_path {name!r} does not exist")
+    return path

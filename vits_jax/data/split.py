@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +20,18 @@ class Split:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+
+def utterance_key(name: str, speaker: Any, text: str | list[int]) -> int:
+    """A hash of what an utterance is, not of where it lies or what its ids happen to be.
+
+    Args:
+      name: its recording's file, without folders.
+      speaker: whose it is.
+      text: what is spoken; its ids where nobody says.
+    """
+    digest = hashlib.blake2b(json.dumps([name, speaker, text]).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def split(keys: np.ndarray, validation_split: float, num_test_examples: int) -> Split:

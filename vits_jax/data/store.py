@@ -5,7 +5,9 @@ A store is a directory ``audio-<fingerprint>`` in the dataset directory:
     audio-<fingerprint>/
       speech/1.0.0/   the TFDS dataset; a record is {"audio": int16 [samples]}
       samples.npy     int32 [records], the length of each record
-      index.json      what it was made from; which recordings were refused, and why
+      facts.npy       FACTS [records], what the files were like
+      digests.npy     SHA-256 of each recording it was made from, where that is known
+      index.json      which recordings were refused, and why; the size of every file
 
 The fingerprint is a hash of everything that decides the samples, so a store made from
 other recordings or with other settings has another name. A store appears whole, by
@@ -25,7 +27,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,10 +35,15 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vits_jax.data.audio_files import Recording
 from vits_jax.data.refused import Refused
 from vits_jax.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FACTS = np.dtype([("rate", "<i4"), ("clipped", "<i4"), ("speech", "<f4")])
+"""What `Recording` says beside the samples; its order."""
+DIGEST = np.dtype("V32")
+NO_SAMPLES, NO_FACTS = np.zeros(0, np.int32), np.zeros(0, FACTS)
 _RECORD = re.compile(r"(audio-[0-9a-f]{16})#(\d{1,9})")
 
 
@@ -52,13 +59,19 @@ class Store:
       directory: where it lies.
       sample_rate: hertz.
       samples: int32 ``[records]``, the length of each record.
+      facts: `FACTS` ``[records]``.
       outcomes: of each recording that was given to `build`, in that order.
+      settings: the fingerprint of the settings alone; empty where nobody said.
+      digests: `DIGEST` of each recording, as far as they are known.
     """
 
     directory: Path
     sample_rate: int
     samples: np.ndarray
+    facts: np.ndarray
     outcomes: list[Outcome]
+    settings: str
+    digests: np.ndarray
 
     def audio(self, record: int) -> np.ndarray:
         """int16 ``[samples]`` of a record.
@@ -139,7 +152,12 @@ def parse_record_name(path: str) -> tuple[str, int] | None:
 
 
 def build(
-    parent: Path, mark: str, sample_rate: int, recordings: Iterable[np.ndarray | Refused]
+    parent: Path,
+    mark: str,
+    sample_rate: int,
+    recordings: Iterable[Recording | Refused],
+    settings: str = "",
+    digests: Sequence[bytes] = (),
 ) -> list[Outcome]:
     """Write a store, whole or not at all.
 
@@ -147,17 +165,16 @@ def build(
       parent: the directory to write it in.
       mark: its fingerprint.
       sample_rate: of the recordings, hertz.
-      recordings: int16 ``[samples]``, or why there is none; read once, as they come.
+      recordings: or why there is none; read once, as they come.
+      settings: fingerprint of the settings alone.
+      digests: SHA-256 of each recording, so that a later store can take it from this one.
 
     Returns:
       What became of each recording. Where none could be used, there is no store.
     """
-    target = store_path(parent, mark)
-    temporary = parent / f".{target.name}.{socket.gethostname()}.{os.getpid()}"
-    remove_abandoned(parent)
-    shutil.rmtree(temporary, ignore_errors=True)  # a killed process that had our number
     outcomes: list[Outcome] = []
     samples: list[int] = []
+    facts: list[tuple[Any, ...]] = []
 
     def accepted() -> Iterator[np.ndarray]:
         for recording in recordings:
@@ -165,34 +182,64 @@ def build(
                 outcomes.append(recording)
             else:
                 outcomes.append(len(samples))
-                samples.append(len(recording))
-                yield recording
+                samples.append(len(recording.samples))
+                facts.append(tuple(recording)[1:])
+                yield recording.samples
 
-    temporary.mkdir(parents=True)
-    try:
+    with building(parent, mark) as temporary:
         audio = accepted()
         first = next(audio, None)
         if first is None:
             return outcomes
-        _write_records(temporary, _chain(first, audio))
-        np.save(temporary / "samples.npy", np.asarray(samples, np.int32))
-        index = {
-            "format_version": FORMAT_VERSION,
-            "sample_rate": sample_rate,
-            "files": {
-                str(path.relative_to(temporary)): path.stat().st_size
-                for path in sorted(temporary.rglob("*"))
-                if path.is_file()
-            },
-            "outcomes": [o if isinstance(o, int) else [o.kind, o.reason] for o in outcomes],
-        }
-        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        if not is_whole(target):  # else another process was first: the same audio
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-        return outcomes
+        write_records(temporary, SpeechBuilder, audio=_chain(first, audio))
+        finish(temporary, parent, mark, sample_rate, outcomes, samples, facts, settings, digests)
+    return outcomes
+
+
+@contextlib.contextmanager
+def building(parent: Path, mark: str) -> Iterator[Path]:
+    """A directory to write a store in; gone in the end, unless `finish` made it the store."""
+    temporary = parent / f".{store_path(parent, mark).name}.{socket.gethostname()}.{os.getpid()}"
+    remove_abandoned(parent)
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed process that had our number
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish(
+    temporary: Path,
+    parent: Path,
+    mark: str,
+    sample_rate: int,
+    outcomes: Sequence[Outcome],
+    samples: Sequence[int],
+    facts: Sequence[tuple[Any, ...]],
+    settings: str,
+    digests: Sequence[bytes],
+) -> None:
+    """Write what is beside the records, and give the store its name; see `build`."""
+    target = store_path(parent, mark)
+    np.save(temporary / "samples.npy", np.asarray(samples, np.int32))
+    np.save(temporary / "facts.npy", np.array(facts, FACTS))
+    np.save(temporary / "digests.npy", np.frombuffer(b"".join(digests), DIGEST))
+    index = {
+        "format_version": FORMAT_VERSION,
+        "sample_rate": sample_rate,
+        "settings": settings,
+        "files": {
+            str(path.relative_to(temporary)): path.stat().st_size
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        },
+        "outcomes": [o if isinstance(o, int) else [o.kind, o.reason] for o in outcomes],
+    }
+    (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    if not is_whole(target):  # else another process was first: the same audio
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
 
 
 def open_store(directory: Path) -> Store:
@@ -215,8 +262,15 @@ def open_store(directory: Path) -> Store:
             if (directory / name).stat().st_size != size:
                 raise UserError(f"{directory / name} is damaged: it had {size} bytes; {remedy}")
         outcomes = [o if isinstance(o, int) else Refused(*o) for o in index["outcomes"]]
-        samples = np.load(directory / "samples.npy")
-        return Store(directory, int(index["sample_rate"]), samples, outcomes)
+        arrays = {name: np.load(directory / f"{name}.npy") for name in ("samples", "facts")}
+        return Store(
+            directory=directory,
+            sample_rate=int(index["sample_rate"]),
+            **arrays,
+            outcomes=outcomes,
+            settings=str(index["settings"]),
+            digests=np.load(directory / "digests.npy"),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{directory} is damaged: {reason}; {remedy}") from error
@@ -231,13 +285,18 @@ def is_whole(directory: Path) -> bool:
     return True
 
 
+def stores_in(parent: Path) -> list[Path]:
+    """Every store of a directory, whole or not."""
+    return [
+        path
+        for path in sorted(parent.glob("audio-*"))
+        if (path / "index.json").is_file() and _RECORD.fullmatch(f"{path.name}#0")
+    ]
+
+
 def remove_others(keep: Path) -> list[Path]:
     """Remove every other store beside `keep`; returns what was removed."""
-    others = [
-        path
-        for path in sorted(keep.parent.glob("audio-*"))
-        if path != keep and (path / "index.json").is_file() and _RECORD.fullmatch(f"{path.name}#0")
-    ]
+    others = [path for path in stores_in(keep.parent) if path != keep]
     for path in others:
         shutil.rmtree(path)
     return others
@@ -265,9 +324,12 @@ def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray
     yield from rest
 
 
-def _write_records(directory: Path, audio: Iterable[np.ndarray]) -> None:
+def write_records(
+    directory: Path, kind: type[SpeechBuilder], download_config: Any = None, **arguments: Any
+) -> None:
+    """Write the TFDS dataset of a store with a builder."""
     tfds.disable_progress_bar()  # it would count shards; the caller counts utterances
-    builder = SpeechBuilder(audio=audio, data_dir=directory, file_format="array_record")
+    builder = kind(data_dir=directory, file_format="array_record", **arguments)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself with print
-        builder.download_and_prepare()
+        builder.download_and_prepare(download_config=download_config)
     shutil.rmtree(directory / "downloads")  # always made, always empty

@@ -173,6 +173,8 @@ def _train(
         "done" if stop.signal is None else f"stopped by {signal.Signals(stop.signal).name}",
         *(step, epoch, batch, per_epoch),
     )
+    for line in dataset.summary():
+        _LOGGER.info("%s", line)
     return Outcome(run_dir, step, epoch, batch, stop.signal)
 
 
