@@ -23,13 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from vits_jax.config import Config, RunConfig
 from vits_jax.errors import RunFailed, UserError
+from vits_jax.model.networks import generator_shapes
 
 FORMAT_VERSION = 1
 DIRECTORY = "checkpoints"
+UNHEARD = ("enc_q.", "dp.post_", "dp.flows.1.")
+"""Beginnings of the generator's parameters that speaking never reads."""
 _STATE = "state"  # Orbax's name for it
 _LIBRARIES = ("vits_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -226,13 +230,29 @@ def restore(step_dir: Path, target: Any) -> Any:
 
 
 def restore_generator(step_dir: Path, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
-    """The generator's parameters alone, by their names: all that speaking needs."""
+    """The generator's parameters alone, by their names: all that speaking needs.
+
+    An imported voice lacks those that speaking never reads (`UNHEARD`); they are zero.
+
+    Raises:
+        UserError: another is missing, or the checkpoint cannot be read.
+    """
     stored = ocp.metadata(step_dir).metadata["params"]["model_g"]
+    needed = generator_shapes(read_metadata(step_dir).config)
+    absent = [name for name in needed if name not in stored and not name.startswith(UNHEARD)]
+    if absent:
+        raise UserError(f"{step_dir}: the checkpoint lacks {', '.join(absent)}")
     abstract = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
         for name, array in stored.items()
     }
-    return restore(step_dir, {"params": {"model_g": abstract}})["params"]["model_g"]
+    parameters = restore(step_dir, {"params": {"model_g": abstract}})["params"]["model_g"]
+    unheard = {
+        name: jax.device_put(np.zeros(shape, np.float32), sharding)
+        for name, shape in needed.items()
+        if name not in stored
+    }
+    return parameters | unheard
 
 
 def differences(old: Config, new: Config, may_change: frozenset[str]) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import types
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 import jax
@@ -11,7 +14,7 @@ from flax import nnx
 
 from vits_jax.config import Config
 from vits_jax.model.discriminator import MultiPeriodDiscriminator
-from vits_jax.model.parameters import Parameters, flatten
+from vits_jax.model.parameters import Parameters, flatten, shapes
 from vits_jax.model.synthesizer import Synthesizer
 
 
@@ -58,6 +61,15 @@ class _Draws:
 def abstract_networks(config: Config) -> Networks:
     """The networks' structure; nothing is computed."""
     return nnx.eval_shape(lambda: _build(config, _Draws()))
+
+
+@functools.lru_cache(maxsize=16)
+def generator_shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
+    """Shape of every parameter of the generator, by name."""
+    network = nnx.eval_shape(
+        lambda: Synthesizer(config.model, config.audio, rngs=cast(nnx.Rngs, _Draws()))
+    )
+    return types.MappingProxyType(shapes(network))
 
 
 def initial_parameters(config: Config, key: jax.Array) -> dict[str, Parameters]:

@@ -24,6 +24,14 @@ def flatten(module: nnx.Module) -> Parameters:
     }
 
 
+def shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of ``flatten(module)``, also of an abstract module."""
+    return {
+        ".".join(map(str, path)): variable.get_value().shape
+        for path, variable in nnx.to_flat_state(nnx.state(module))
+    }
+
+
 def bind(module: M, parameters: Parameters) -> M:
     """The same module with other parameters.
 
