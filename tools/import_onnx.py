@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import Counter
 from collections.abc import Sequence
 
 from vits_jax.cli import Parser, run
@@ -31,16 +30,20 @@ def _main(argv: Sequence[str]) -> None:
     parser.add_argument("--voice-config", help="the voice's JSON (default: VOICE.onnx.json)")
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
-    from vits_jax.checkpoints import onnx_voice
+    from vits_jax.checkpoints import onnx_voice, store
 
     voice = onnx_voice.read(flags.voice, flags.voice_config)
     onnx_voice.write(flags.out, voice)
     numbers = sum(array.size for array in voice.parameters.values())
     _LOGGER.info("%s: %d tensors, %.1f M numbers", flags.out, len(voice.parameters), numbers / 1e6)
-    missing = Counter(name.partition(".")[0] for name in voice.left_out)
+    absent = (
+        f"{count} tensors {beginning}*"
+        for beginning in store.UNHEARD
+        if (count := sum(name.startswith(beginning) for name in voice.left_out))
+    )
     _LOGGER.info(
-        "not in an ONNX voice, so not in it: the optimizer, the discriminators and %s",
-        ", ".join(f"{count} tensors of {part}" for part, count in missing.items()),
+        "not in an ONNX voice, so not in it: the optimizer, the discriminators, %s",
+        ", ".join(absent),
     )
 
 

@@ -158,6 +158,14 @@ def nameless(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def tensor(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def replace(model: onnx.ModelProto, name: str, array: np.ndarray) -> None:
+    tensor(model, name).CopyFrom(numpy_helper.from_array(array, name))
+
+
 # What comes back
 
 
@@ -211,6 +219,30 @@ def test_a_voice_of_our_own(name: str, form: str, tmp_path: Path) -> None:
     assert_recovered(onnx_voice.read(path), source, 2e-6 if form == "float32" else 1e-3)
 
 
+@pytest.mark.parametrize("form", ["logs", "exp(-logs)"])
+def test_other_forms_of_a_scale(
+    form: str, piper_export: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """How much of ``exp(-logs)`` is computed while exporting depends on the exporter."""
+    like = piper_export("single-resblock2-sdp")
+    model = onnx.load(like)
+    nodes = model.graph.node
+    (scale,) = (node for node in nodes if node.name == "/dp/flows.0/Exp")
+    negative = numpy_helper.to_array(tensor(model, scale.input[0]))
+    assert negative.all()
+    if form == "logs":
+        replace(model, scale.input[0], -negative)
+        nodes.insert(list(nodes).index(scale), helper.make_node("Neg", [scale.input[0]], ["-logs"]))
+        scale.input[0] = "-logs"
+    else:
+        replace(model, scale.input[0], np.exp(negative))
+        (user,) = (node for node in nodes if scale.output[0] in node.input)
+        user.input[:] = [v if v != scale.output[0] else scale.input[0] for v in user.input]
+        nodes.remove(scale)
+    got = onnx_voice.read(save(model, like, tmp_path)).parameters["dp.flows.0.logs"]
+    np.testing.assert_allclose(got, recovered(like).parameters["dp.flows.0.logs"], atol=1e-7)
+
+
 def test_a_row_of_zeros_has_no_direction() -> None:
     weight = np.asarray([[[3.0, 4.0]], [[0.0, 0.0]]], np.float32)
     g, v = onnx_voice.normalised(weight)
@@ -243,14 +275,6 @@ def test_it_speaks_as_piper(piper_export: Callable[[str], Path], tmp_path: Path)
 # What is refused
 
 PLAIN = "single-resblock2-plain"
-
-
-def tensor(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
-
-
-def replace(model: onnx.ModelProto, name: str, array: np.ndarray) -> None:
-    tensor(model, name).CopyFrom(numpy_helper.from_array(array, name))
 
 
 def test_all_that_is_wrong_at_once(piper_export: Callable[[str], Path], tmp_path: Path) -> None:
@@ -353,6 +377,7 @@ def test_data_in_other_files_is_not_read(
         ("{", "voice.onnx.json: broken JSON"),
         ("[" * 100_000, "voice.onnx.json: broken JSON"),
         ("\xff", "voice.onnx.json: broken JSON"),
+        (r'{"dataset": "\ud800"}', "voice.onnx.json: broken JSON.*surrogates not allowed"),
         ("[]", "expected a JSON object, got list"),
         ("{}", "audio.sample_rate is None, expected a whole number above 0; no phoneme_id_map"),
         (

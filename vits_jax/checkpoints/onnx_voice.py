@@ -123,6 +123,7 @@ def _read_json(path: Path, voice_config: str | Path | None) -> dict[str, Any]:
         if where.stat().st_size > _MOST_JSON_BYTES:
             raise UserError(f"{where}: over {_MOST_JSON_BYTES} bytes: expected a voice's JSON")
         values = json.loads(where.read_text(encoding="utf-8-sig"))
+        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair cannot be written
     except OSError as error:
         raise UserError(
             f"cannot read {where}: {error.strerror}: a voice's JSON lies beside it, "
