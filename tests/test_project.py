@@ -61,7 +61,7 @@ def _imports(path: Path) -> set[str]:
 
 # What Piper's trainer writes can be read with torch alone: its cached audio, in the room that
 # reads audio. The functions import it, so that nothing else needs it.
-TORCH = {PACKAGE / "data" / "torch_audio.py"}
+TORCH = {PACKAGE / "data" / "torch_audio.py", PACKAGE / "checkpoints" / "torch.py"}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,13 @@ from vits_jax.checkpoints import piper, store
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.data.manifest import read_voice_config
 from vits_jax.errors import UserError
+from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.parameters import Parameters
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+UNHEARD = ("enc_q.", "dp.post_", "dp.flows.1.")
+"""Beginnings of the generator's parameters that speaking never reads: voices lack them."""
 
 
 class Source(Protocol):
@@ -43,7 +47,7 @@ class Source(Protocol):
         """Some parameters, by network and name."""
 
     def generator(self, sharding: Sharding) -> Parameters:
-        """The generator's parameters: all that speaking needs."""
+        """The generator's parameters; those that speaking never reads may be zero."""
 
     def state(self, target: Any) -> Any:
         """The whole state, for a target of `jax.ShapeDtypeStruct` with ``sharding``.
@@ -58,8 +62,15 @@ class _Stored:
     """One step of a run of ours."""
 
     where: Path
-    metadata: Metadata
-    shapes: Mapping[str, Shapes]
+    contents: store.Contents
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.contents.metadata
+
+    @property
+    def shapes(self) -> Mapping[str, Shapes]:
+        return self.contents.shapes
 
     def parameters(
         self, names: Mapping[str, Collection[str]], sharding: Sharding
@@ -74,10 +85,17 @@ class _Stored:
         return store.restore(self.where, {"params": wanted})["params"]
 
     def generator(self, sharding: Sharding) -> Parameters:
-        return store.restore_generator(self.where, sharding)
+        needed, stored = parameter_shapes(self.metadata.config)["model_g"], self.shapes["model_g"]
+        absent = [name for name in needed if name not in stored]
+        lost = [name for name in absent if not name.startswith(UNHEARD)]
+        if lost:
+            raise UserError(f"{self.where}: the checkpoint lacks {', '.join(lost)}")
+        parameters = self.parameters({"model_g": stored}, sharding)["model_g"]
+        zeros = {name: np.zeros(needed[name], np.float32) for name in absent}
+        return parameters | jax.device_put(zeros, sharding)
 
     def state(self, target: Any) -> Any:
-        if not store.has_optimizer(self.where):
+        if not self.contents.has_optimizer:
             raise UserError(
                 f"{self.where}: it has no optimizer state: it cannot be continued; to start a new "
                 "run from its weights use --warmstart_ckpt"
@@ -160,4 +178,4 @@ def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) ->
         voice = None if voice_config is None else read_voice_config(Path(voice_config))
         return _Piper(path, piper.read(path, voice))
     step_dir = store.resolve(path)
-    return _Stored(step_dir, store.read_metadata(step_dir), store.read_shapes(step_dir))
+    return _Stored(step_dir, store.read_contents(step_dir))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -169,28 +168,35 @@ class Checkpoints:
         return RunFailed(f"no checkpoint could be written to {self.directory}: {reason}")
 
 
-def write_new(run_dir: Path, step: int, state: Any, metadata: Metadata) -> Path:
-    """Write one checkpoint into a run directory that is not there yet; all of it or nothing.
+def write_new(run_dir: str | Path, step: int, state: Any, metadata: Metadata) -> Path:
+    """Write one checkpoint, into a run directory of its own; whole, or not at all.
 
     Returns:
         The step's directory.
 
     Raises:
-        UserError: the directory exists, or cannot be written.
+        UserError: the directory is there already, or cannot be made.
+        RunFailed: the disk is full.
     """
-    if run_dir.exists():
-        raise UserError(f"{run_dir} exists: expected the name of a directory to be made")
-    unfinished = run_dir.with_name(f".{run_dir.name}.{os.getpid()}.part")
+    run_dir = Path(run_dir)
+    if run_dir.exists() or run_dir.is_symlink():
+        raise UserError(
+            f"{run_dir}: is there already, and is not overwritten: name a new directory"
+        )
+    unfinished = run_dir.with_name(f".{run_dir.name}.unfinished")
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)  # of an import that was killed
+        unfinished.mkdir()
+    except OSError as error:
+        raise UserError(f"{run_dir}: cannot be made: {error.strerror}") from error
+    try:
         checkpoints = Checkpoints(unfinished, RunConfig())
         try:
             checkpoints.save(step, state, metadata, {})
         finally:
             checkpoints.close()
         unfinished.rename(run_dir)
-    except (OSError, RunFailed) as error:
-        raise UserError(f"{run_dir}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return run_dir / DIRECTORY / str(step)
@@ -225,23 +231,29 @@ def step_directories(directory: Path) -> list[Path]:
     return sorted((d for d in directory.iterdir() if d.name.isdecimal()), key=lambda d: int(d.name))
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What one step's directory holds; `shapes` are the parameters', by network and name."""
+
+    metadata: Metadata
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+    has_optimizer: bool
+
+
+def read_contents(step_dir: Path) -> Contents:
+    """All of one step's directory but its arrays."""
+    stored = ocp.metadata(step_dir)
+    metadata = Metadata.from_json(stored.custom_metadata, step_dir)
+    shapes = {
+        network: {name: tuple(array.shape) for name, array in arrays.items()}
+        for network, arrays in stored.metadata["params"].items()
+    }
+    return Contents(metadata, shapes, "optimizer" in stored.metadata)
+
+
 def read_metadata(step_dir: Path) -> Metadata:
     """The metadata of one step's directory."""
-    return Metadata.from_json(ocp.metadata(step_dir).custom_metadata, step_dir)
-
-
-def read_shapes(step_dir: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shapes of the parameters that a checkpoint holds, by network and name."""
-    stored = ocp.metadata(step_dir).metadata["params"]
-    return {
-        network: {name: tuple(array.shape) for name, array in arrays.items()}
-        for network, arrays in stored.items()
-    }
-
-
-def has_optimizer(step_dir: Path) -> bool:
-    """Whether a checkpoint can be continued, rather than only speak and start warm."""
-    return "optimizer" in ocp.metadata(step_dir).metadata
+    return read_contents(step_dir).metadata
 
 
 def restore(step_dir: Path, target: Any) -> Any:
@@ -260,16 +272,6 @@ def restore(step_dir: Path, target: Any) -> Any:
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{step_dir}: the checkpoint cannot be read: {reason}") from error
-
-
-def restore_generator(step_dir: Path, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
-    """The generator's parameters alone, by their names: all that speaking needs."""
-    stored = ocp.metadata(step_dir).metadata["params"]["model_g"]
-    abstract = {
-        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-        for name, array in stored.items()
-    }
-    return restore(step_dir, {"params": {"model_g": abstract}})["params"]["model_g"]
 
 
 def differences(old: Config, new: Config, may_change: frozenset[str]) -> list[str]:

@@ -34,8 +34,6 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
     Raises:
         UserError: it cannot be read, or `output` exists or cannot be written.
     """
-    if output.exists():
-        raise UserError(f"{output} exists: expected the name of a directory to be made")
     voice = None if voice_config is None else read_voice_config(voice_config)
     checkpoint = piper.read(path, voice)
     whole = bool(checkpoint.optimizer) and not checkpoint.left

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -61,22 +63,23 @@ def abstract_networks(config: Config) -> Networks:
     return nnx.eval_shape(lambda: _build(config, _Draws()))
 
 
-def parameter_shapes(config: Config) -> dict[str, dict[str, tuple[int, ...]]]:
+@functools.lru_cache(maxsize=16)
+def parameter_shapes(config: Config) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
     """Shapes of all parameters, ``{"model_g": {name: shape}, "model_d": ...}``.
 
     In the order of PyTorch's ``parameters()``, by which Piper's optimizers number them: a
     module's own first, then its children's, each in the order in which they were made.
     """
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    found: dict[str, Mapping[str, tuple[int, ...]]] = {}
 
     def build() -> Networks:
         networks = _build(config, _Draws())
-        found["model_g"] = dict(_walk(networks.generator))
-        found["model_d"] = dict(_walk(networks.discriminator))
+        for name, network in zip(("model_g", "model_d"), networks):
+            found[name] = types.MappingProxyType(dict(_walk(network)))
         return networks
 
     nnx.eval_shape(build)  # the modules themselves come out of it with their parts sorted
-    return found
+    return types.MappingProxyType(found)
 
 
 def _walk(module: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
