@@ -19,11 +19,14 @@ def _main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("output", metavar="OUT.ckpt", type=Path)
+    parser.add_argument(
+        "--voice-config", metavar="FILE", type=Path, help="config.json that goes with a .ckpt"
+    )
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.checkpoints.travel import export_ckpt
 
-    export_ckpt(flags.checkpoint, flags.output)
+    export_ckpt(flags.checkpoint, flags.output, flags.voice_config)
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ def _literal(text: str, kind: Any) -> Any:
         text = text.replace(",]", "]")
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a ValueError: a date that is none
         return text
 
 

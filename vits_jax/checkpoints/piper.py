@@ -19,6 +19,7 @@ from vits_jax.checkpoints import torch as torch_files
 from vits_jax.checkpoints.sizes import infer_sizes
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config, OptimizerConfig
+from vits_jax.config_checks import check
 from vits_jax.data.manifest import VoiceConfig
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
@@ -26,6 +27,12 @@ from vits_jax.model.networks import parameter_shapes
 NETWORKS = ("model_g", "model_d")
 _UNUSED = "model_mrd"  # a third discriminator, which this trainer does not have
 _LIGHTNING = "2.5.0"  # the oldest whose checkpoints look like the ones written here
+
+# The file may hold anything anywhere: what was not foreseen ends in one of these.
+_ODD = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError),
+    *(RecursionError, RuntimeError, TypeError, ValueError),
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -62,15 +69,30 @@ def read(path: Path, voice: VoiceConfig | None = None) -> PiperCheckpoint:
         UserError: one line that lists all that is wrong.
     """
     values = torch_files.read_ckpt(path)
+    try:
+        return _read(values, path, voice)
+    except UserError as error:  # names and values of the file may hold line breaks
+        raise UserError(_one_line(error)) from None
+    except _ODD as error:
+        raise UserError(f"{path}: not one of Piper's checkpoints: {_one_line(error)}") from None
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _read(values: Mapping[str, Any], path: Path, voice: VoiceConfig | None) -> PiperCheckpoint:
     given = _hyperparameters(values, path)
     params, left = _tensors(values["state_dict"], path)
     shapes = {network: {n: a.shape for n, a in params[network].items()} for network in params}
     if voice is not None:
-        given = {**given, "sample_rate": voice.sample_rate}
+        given = {"sample_rate": voice.sample_rate, **given}
     elif "sample_rate" not in given:
         raise UserError(f"{path}: it does not say its sample rate: add --voice-config config.json")
     config = infer_sizes(shapes["model_g"], shapes.get("model_d", {}), given, str(path))
-    _compare(shapes, parameter_shapes(config), config, voice, path)
+    expected = parameter_shapes(config)
+    _compare(shapes, expected, config, voice, path)
+    params = {network: {n: params[network][n] for n in expected[network]} for network in params}
     optimizer, settings = _optimizers(values, params, left, path)
     step, epoch = _position(values, path)
     rates = _optimizer_config(values, given, settings, epoch, path)
@@ -95,10 +117,12 @@ def _value(value: Any) -> Any:
     """Numpy's numbers as Python's, and lists written as text (``"(8, 8, 4)"``) as lists."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, str) and value[:1] in "([":
+    if value == "None":
+        return None
+    if isinstance(value, str) and value[:1] in ("(", "["):
         try:
             return ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return value
     return value
 
@@ -144,10 +168,11 @@ def _compare(
             if n in there and here[n] != there[n]
         ]
     if voice is not None:
-        for name in ("num_symbols", "num_speakers"):
-            told, seen = getattr(voice, name), getattr(config.model, name)
-            if told != seen:
-                wrong.append(f"{name}: {voice.path} says {told}, the tensors {seen}")
+        sizes = {**vars(config.model), "sample_rate": config.audio.sample_rate}
+        for name in ("num_symbols", "num_speakers", "sample_rate"):
+            told = getattr(voice, name)
+            if told != sizes[name]:
+                wrong.append(f"{name}: {voice.path} says {told}, the checkpoint {sizes[name]}")
     _raise(wrong, path)
 
 
@@ -220,7 +245,7 @@ def _moments(
                 continue
             moments[ours][name] = moment.astype(np.float32, copy=False)
         if entry is not None:
-            counts.add(int(entry["step"]))
+            counts.add(_whole(entry["step"]))
     if len(counts) > 2:
         wrong.append(f"optimizer of {network}: its tensors are at different steps")
     return moments | {"count": max(counts)}
@@ -250,7 +275,9 @@ def _optimizer_config(
             found |= {name: float(group[name]) for name in ("eps", "weight_decay")}
             if group.get("amsgrad") or group.get("maximize"):
                 raise ValueError("amsgrad and maximize are not Piper's")
-        return Config.from_dict({"optimizer": found}, str(path)).optimizer
+        config = Config.from_dict({"optimizer": found}, str(path))
+        check(config)
+        return config.optimizer
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: the settings of its optimizers cannot be: {error!s}") from None
 
@@ -258,19 +285,25 @@ def _optimizer_config(
 def _position(values: Mapping[str, Any], path: Path) -> tuple[int, int]:
     """Batches trained, and the epoch that comes next."""
     try:
-        step, epoch = int(values.get("global_step", 0)) // len(NETWORKS), int(values["epoch"])
+        step = _whole(values.get("global_step", 0)) // len(NETWORKS)
+        epoch = _whole(values.get("epoch", 0))
         loop = (values.get("loops") or {}).get("fit_loop") or {}
         if "epoch_progress" in loop:
-            epoch = int(loop["epoch_progress"]["current"]["processed"])
+            saved, epoch = epoch, _whole(loop["epoch_progress"]["current"]["processed"])
             # Saved after the last batch, before the epoch was counted.
-            if loop["epoch_loop.batch_progress"]["is_last_batch"] and epoch == values["epoch"]:
+            if loop["epoch_loop.batch_progress"]["is_last_batch"] and epoch == saved:
                 completed = loop["epoch_progress"]["current"]["completed"]
                 epoch += int(completed == epoch)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: epoch and global_step: expected numbers ({error!s})") from None
-    if step < 0 or epoch < 0:
-        raise UserError(f"{path}: epoch {epoch}, global_step {step}: expected at least 0")
     return step, epoch
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if not 0 <= number < 2**31:
+        raise ValueError(f"got {number}, expected a number from 0 to {2**31 - 1}")
+    return number
 
 
 # Writing

@@ -6,6 +6,7 @@ hyperparameters beside them, else from what every Piper preset has.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import re
@@ -23,7 +24,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Of the hyperparameters, what tensors do not show; the others are held against the tensors.
 _NOT_IN_TENSORS = (
     *("p_dropout", "segment_size", "resblock_dilation_sizes", "upsample_rates"),
-    *("hop_length", "win_length", "mel_channels", "mel_fmin", "mel_fmax"),
+    *("hop_length", "win_length", "mel_channels", "mel_fmin", "mel_fmax", "sample_rate"),
 )
 _DILATIONS = {"1": (1, 3, 5), "2": ((1, 2), (2, 6), (3, 12))}
 
@@ -43,11 +44,16 @@ def infer_sizes(
     Raises:
         UserError: tensors that no size can be read off, or values that cannot be.
     """
-    values = {
-        name: convert(value, FIELDS[name].type, f"{where}: {name}")
-        for name, value in given.items()
-        if name in FIELDS and FIELDS[name].section in ("model", "audio") and value is not None
-    }
+    values = {}
+    for name, value in given.items():
+        if name not in FIELDS or FIELDS[name].section not in ("model", "audio") or value is None:
+            continue
+        try:
+            values[name] = convert(value, FIELDS[name].type, f"{where}: {name}")
+        except UserError as error:
+            if name in _NOT_IN_TENSORS:
+                raise
+            _LOGGER.warning("%s: the tensors tell", error)
     try:
         seen = _model_sizes(generator) | _audio_sizes(generator, values)
         if discriminator:
@@ -74,8 +80,9 @@ def infer_sizes(
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    found = (re.match(pattern, name) for name in shapes)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    """How many there are, numbered from 0 without a gap."""
+    numbers = {int(match[1]) for match in (re.match(pattern, name) for name in shapes) if match}
+    return next(i for i in itertools.count() if i not in numbers)
 
 
 def _model_sizes(shapes: Shapes) -> dict[str, Any]:

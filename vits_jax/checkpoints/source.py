@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ class Source(Protocol):
         metadata: all of it but the arrays.
         shapes: ``{"model_g": {name: shape}, "model_d": ...}`` of the parameters it has;
             a voice that was published without its discriminators lacks ``model_d``.
+        unused: names of tensors of networks that there are not here.
     """
 
     @property
@@ -40,6 +41,8 @@ class Source(Protocol):
     def metadata(self) -> Metadata: ...
     @property
     def shapes(self) -> Mapping[str, Shapes]: ...
+    @property
+    def unused(self) -> Sequence[str]: ...
 
     def parameters(
         self, names: Mapping[str, Collection[str]], sharding: Sharding
@@ -63,6 +66,7 @@ class _Stored:
 
     where: Path
     contents: store.Contents
+    unused: Sequence[str] = ()
 
     @property
     def metadata(self) -> Metadata:
@@ -115,6 +119,10 @@ class _Piper:
         return self.checkpoint.metadata
 
     @property
+    def unused(self) -> Sequence[str]:
+        return self.checkpoint.left
+
+    @property
     def shapes(self) -> Mapping[str, Shapes]:
         params = self.checkpoint.params
         return {network: {n: a.shape for n, a in params[network].items()} for network in params}
@@ -134,7 +142,9 @@ class _Piper:
 
     def state(self, target: Any) -> Any:
         whole = numpy_state(self.checkpoint, self.where)
-        return jax.tree.map(lambda x, t: _put(x.astype(t.dtype), t.sharding), whole, target)
+        return jax.tree.map(
+            lambda x, t: _put(x.astype(t.dtype, copy=False), t.sharding), whole, target
+        )
 
 
 def _put(array: np.ndarray, sharding: Sharding) -> jax.Array:
@@ -174,7 +184,7 @@ def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) ->
         UserError: there is no checkpoint, or it cannot be read.
     """
     path = Path(path)
-    if path.suffix == ".ckpt":
+    if path.suffix == ".ckpt" and not path.is_dir():
         voice = None if voice_config is None else read_voice_config(Path(voice_config))
         return _Piper(path, piper.read(path, voice))
     step_dir = store.resolve(path)

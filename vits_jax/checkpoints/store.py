@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
+import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -183,10 +184,9 @@ def write_new(run_dir: str | Path, step: int, state: Any, metadata: Metadata) ->
         raise UserError(
             f"{run_dir}: is there already, and is not overwritten: name a new directory"
         )
-    unfinished = run_dir.with_name(f".{run_dir.name}.unfinished")
+    unfinished = run_dir.with_name(f".{run_dir.name}.{os.getpid()}.unfinished")
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)  # of an import that was killed
         unfinished.mkdir()
     except OSError as error:
         raise UserError(f"{run_dir}: cannot be made: {error.strerror}") from error

@@ -62,7 +62,7 @@ def write_ckpt(values: Mapping[str, Any], path: Path) -> None:
         UserError: the file cannot be written, or torch is not installed.
     """
     torch = _torch(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
         torch.save(_tensors(torch, values), unfinished)
         unfinished.replace(path)

@@ -94,7 +94,7 @@ def from_single_speaker(source: Source, target: Mapping[str, Shapes]) -> Transfe
             missing, superfluous or of another shape; all of them in one line.
     """
     flag = "--resume_from_single_speaker_checkpoint"
-    if not any(hears_speaker(name) for name in target["model_g"]):
+    if _SPEAKERS not in target["model_g"]:
         raise UserError(
             f"{flag}: the dataset has num_speakers 1, expected more: "
             "to go on with the same speaker use --resume_from_checkpoint"
@@ -125,7 +125,11 @@ def from_single_speaker(source: Source, target: Mapping[str, Shapes]) -> Transfe
         elif name not in here:
             wrong.append(f"{name}: got {there[name]}, expected none")
     if wrong:
-        raise UserError(f"{flag} {source.where}: another model: {'; '.join(wrong)}")
+        raise UserError(
+            f"{flag} {source.where}: another model: {'; '.join(wrong)}: "
+            "--warmstart_ckpt takes what fits"
+        )
+    transfer.left.update(dict.fromkeys(source.unused, "the model has none"))
     return transfer
 
 
@@ -170,6 +174,7 @@ def warm_start(
     for name in there:
         if name not in transfer.taken:
             transfer.left[name] = transfer.fresh.get(name, "the model has none")
+    transfer.left.update(dict.fromkeys(source.unused, "the model has none"))
     if not transfer.taken:
         raise UserError(
             f"{source.where}: nothing to start from: no tensor of it has the name and the shape "

@@ -53,14 +53,16 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
     return step_dir
 
 
-def export_ckpt(checkpoint: Path, output: Path) -> None:
+def export_ckpt(checkpoint: Path, output: Path, voice_config: Path | None = None) -> None:
     """A checkpoint as a ``.ckpt`` that ``piper.train fit --ckpt_path`` continues from.
 
     Raises:
         UserError: there is no checkpoint, it is not one of a whole run, Piper has no such
             model, or `output` cannot be written.
     """
-    source = open_checkpoint(checkpoint)
+    if output.exists():
+        raise UserError(f"{output}: is there already, and is not overwritten: name another")
+    source = open_checkpoint(checkpoint, voice_config)
     metadata = source.metadata
     width = metadata.config.model.discriminator_width
     if width != PIPER_WIDTH:

@@ -15,7 +15,7 @@ import numpy as np
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.source import Source, open_checkpoint
 from vits_jax.checkpoints.transfer import VOCODER, Transfer, from_single_speaker, warm_start
-from vits_jax.config import Config, OptimizerConfig
+from vits_jax.config import Config
 from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batches import Plan
 from vits_jax.data.manifest import Dataset
@@ -125,7 +125,7 @@ def _continue(
 ) -> tuple[Config, Start]:
     source = open_checkpoint(checkpoint)
     metadata = source.metadata
-    config = _with_optimizer(config, metadata.config.optimizer, given)
+    config = _with_optimizer(config, metadata, given)
     run_dir = checkpoint.parent.parent
     changed = store.differences(metadata.config, config, MAY_CHANGE)
     if changed:
@@ -168,7 +168,7 @@ def _resume(
                 "say wrong; --warmstart_ckpt goes by their names",
                 key,
             )
-    config = _with_optimizer(config, theirs.optimizer, given)
+    config = _with_optimizer(config, metadata, given)
     if metadata.plan == plan:
         _LOGGER.info("resuming %s where it stopped", source.where)
         return config, Start(metadata.epoch, metadata.batch, source)
@@ -180,13 +180,26 @@ def _resume(
 
 
 def _with_optimizer(
-    config: Config, theirs: OptimizerConfig, given: Collection[str] | None
+    config: Config, metadata: store.Metadata, given: Collection[str] | None
 ) -> Config:
-    """With the checkpoint's settings of the optimizers, except those that the user gave."""
-    ours = vars(config.optimizer)
+    """With the checkpoint's settings of the optimizers, except those that the user gave.
+
+    Another decay begins at the rate that the checkpoint has come to.
+    """
+    ours, theirs = vars(config.optimizer), metadata.config.optimizer
     kept = {name: value for name, value in ours.items() if given is None or name in given}
+    for rate, decay in (("learning_rate", "lr_decay"), ("learning_rate_d", "lr_decay_d")):
+        if given is not None and decay in kept and kept[decay] > 0 and rate not in kept:
+            ratio = getattr(theirs, decay) / kept[decay]
+            kept[rate] = getattr(theirs, rate) * ratio**metadata.epoch
     optimizer = dataclasses.replace(theirs, **kept)
     for name, value in vars(optimizer).items():
         if value != ours[name]:
             _LOGGER.info("%s %s, as in the checkpoint", name, value)
+    _LOGGER.info(
+        "learning rates from here: %.4g and %.4g (after %d epochs of decay)",
+        optimizer.learning_rate * optimizer.lr_decay**metadata.epoch,
+        optimizer.learning_rate_d * optimizer.lr_decay_d**metadata.epoch,
+        metadata.epoch,
+    )
     return dataclasses.replace(config, optimizer=optimizer)

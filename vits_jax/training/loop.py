@@ -124,6 +124,12 @@ def _train(
 
     # Loop
     end = _end(run, step, epoch, batch, per_epoch)
+    if start.source is not None and step >= end:
+        _LOGGER.warning(
+            "nothing is left to train: %s is at step %d, epoch %d, and --max_steps or --max_epochs "
+            "ends the run there or before",
+            *(start.source.where, step, epoch),
+        )
     with _Output(run_dir, run, step, end, start) as output:
         pending, progress = Pending(), output.progress
         of_epoch: dict[str, float] = {}  # of the epoch that has just ended, if one has
