@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,17 @@ def read_events(run_dir: Path) -> list[event_pb2.Event]:
             events.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + size]))
             at += 16 + size
     return events
+
+
+@contextlib.contextmanager
+def no_room(most_bytes: int) -> Iterator[None]:
+    """Inside, no file can grow beyond so many bytes: the write fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:

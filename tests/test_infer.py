@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
@@ -13,7 +14,7 @@ import soundfile
 
 import vits_jax
 import vits_jax.voice
-from tests.runs import RATE, SYMBOLS, small, write_dataset
+from tests.runs import HOP, RATE, SYMBOLS, no_room, small, write_dataset
 from vits_jax.infer import main
 from vits_jax.training.loop import train
 
@@ -27,10 +28,15 @@ LINES = [
 @pytest.fixture
 def loaded_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading takes a second: only the tests that are about it do it again."""
-    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint: _load_once(run_dir))
+
+    def load(checkpoint: str) -> vits_jax.voice.Voice:
+        return _load_once(run_dir) if checkpoint == str(run_dir) else _load(checkpoint)
+
+    monkeypatch.setattr(vits_jax.voice, "load", load)
 
 
-_load_once = functools.cache(vits_jax.voice.load)
+_load = vits_jax.voice.load
+_load_once = functools.cache(_load)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,9 @@ def test_a_text(run_dir: Path, tmp_path: Path, monkeypatch, loaded_once):
     [
         (lines(LINES[0]) + "{not json}\n", "stdin:2: broken JSON"),
         (lines(LINES[0], {"ids": [1]}), "stdin:2: no key 'phoneme_ids'"),
+        (lines({"text": 5}), "stdin:1: no key 'phoneme_ids' (a list of whole numbers), nor 'text'"),
+        (lines({"text": "?!"}), "stdin:1: '?!': nothing in it that this voice can say"),
+        (lines({"phoneme_ids": [1], "speaker": "eve"}), "stdin:1: no speaker 'eve' in this voice"),
         ("[1, 2]\n", "stdin:1: expected a JSON object, got list"),
         ("\n" + lines({"phoneme_ids": []}), "stdin:2: phoneme_ids: expected a list"),
         (lines({"phoneme_ids": [999]}), "stdin:1: phoneme id 999: expected ids from 0 to"),
@@ -114,14 +123,105 @@ def test_bad_lines_leave_nothing_behind(
         (["--checkpoint", "absent", "--output-dir", "x"], "absent: no such checkpoint"),
         (["--checkpoint", "absent.ckpt", "--output-dir", "x"], "absent.ckpt: no such"),
         (["--chekpoint", "x", "--output-dir", "x", "--checkpoint", "y"], "mean --checkpoint?"),
-        (["--checkpoint", "RUN", "--output-dir", "OUT", "--speaker-id", "1"], "--speaker-id goes"),
+        (["--checkpoint", "RUN"], "expected one of --output-dir DIR and --output-raw"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--output-raw"], "expected one of --out"),
+        (["--checkpoint", "RUN", "--output-raw", "--json"], "both write to stdout"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--speaker", "eve"], "no speaker 'eve'"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--speaker", "7"], "speaker id 7: "),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--text", "a", "--phoneme-ids", "1"],
+         "--text and --phoneme-ids: expected one of the two"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--phoneme-ids", "1 x"], "whole numbers"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--phoneme-ids", ""], "not empty"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--phoneme-ids", "-3"], "phoneme id -3"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--batch-size", "0"], "at least 1"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--sentence-silence", "-1"], "at least 0"),
+        (["--checkpoint", "RUN", "--output-dir", "RUN/config.yaml/x"], "is not a directory"),
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--noise-w", "x"], "invalid float"),
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--text", "a", "--seed=-1"], "seed -1"),
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--text", ""], "--text is empty"),
     ],
-)
-def test_bad_flags(run_dir, tmp_path, monkeypatch, capsys, argv, expected):
+)  # fmt: skip
+def test_bad_flags(run_dir, tmp_path, monkeypatch, capsys, loaded_once, argv, expected):
     names = {"RUN": str(run_dir), "OUT": str(tmp_path / "out")}
-    assert speak(monkeypatch, lines(LINES[0]), *[names.get(word, word) for word in argv]) == 2
+    names["RUN/config.yaml/x"] = str(run_dir / "config.yaml" / "x")
+    line = {"phoneme_ids": [1, 0, 5, 0, 2]}
+    assert speak(monkeypatch, lines(line), *[names.get(word, word) for word in argv]) == 2
     assert expected in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_everything_that_it_can_be_given(run_dir, tmp_path, monkeypatch, caplog, loaded_once):
+    """The same words as ids on the command line, as a line of text and as lines of ids."""
+    ids = [1, 0, *[i for letter in "abc" for i in (SYMBOLS.index(letter), 0)], 2]
+    common = ["--checkpoint", str(run_dir), "--speaker", "speaker 1", "--sample-format", "float32"]
+    ways = {
+        "flag": ("", ["--phoneme-ids", " ".join(map(str, ids))]),
+        "text": (lines({"text": "abc"}), []),
+        "name": (lines({"phoneme_ids": ids, "speaker": "speaker 1"}), ["--speaker", "0"]),
+        "id": (lines({"phoneme_ids": ids, "speaker": "?", "speaker_id": 1}), []),
+        "batch": (lines(*[{"phoneme_ids": ids}] * 3), ["--batch_size", "2"]),
+    }
+    spoken = {}
+    for name, (text, more) in ways.items():
+        argv = [*common, "--output-dir", str(tmp_path / name), *more]
+        with caplog.at_level("INFO"):
+            assert speak(monkeypatch, text, *argv) == 0
+        spoken[name], rate = soundfile.read(tmp_path / name / "0.wav", dtype="float32")
+        assert (rate, soundfile.info(tmp_path / name / "0.wav").subtype) == (RATE, "FLOAT")
+    expected = _load_once(run_dir).synthesize(ids, "speaker 1")
+    for audio in spoken.values():
+        np.testing.assert_allclose(audio, expected, rtol=0, atol=1e-5)
+    assert "3 utterances, " in caplog.text
+    assert "real-time factor" in caplog.text
+
+
+def test_raw_samples(run_dir, tmp_path, monkeypatch, capfdbinary, loaded_once):
+    common = ["--checkpoint", str(run_dir), "--phoneme-ids", "1 0 5 0 2"]
+    assert speak(monkeypatch, "", *common, "--output-raw") == 0
+    raw = np.frombuffer(capfdbinary.readouterr().out, np.int16)
+    assert speak(monkeypatch, "", *common, "--output-dir", str(tmp_path)) == 0
+    written, _ = soundfile.read(tmp_path / "0.wav", dtype="int16")
+    np.testing.assert_array_equal(raw, written)
+    assert speak(monkeypatch, "", *common, "--output-raw", "--sample-format=float32") == 0
+    floats = np.frombuffer(capfdbinary.readouterr().out, np.float32)
+    np.testing.assert_array_equal(floats, _load_once(run_dir).synthesize([1, 0, 5, 0, 2]))
+
+
+def test_when_each_phoneme_is_spoken(run_dir, tmp_path, monkeypatch, capsys, caplog, loaded_once):
+    text = lines({"phoneme_ids": [1, 0, 5, 0, 2], "speaker_id": 1}, {"text": "ab?"})
+    argv = ["--checkpoint", str(run_dir), "--output-dir", str(tmp_path), "--json"]
+    with caplog.at_level("INFO"):
+        assert speak(monkeypatch, text, *argv) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "stdin:2: not in this voice's phoneme map, left out: '?' (1)" in caplog.text
+    assert (first["speaker_id"], second["speaker_id"]) == (1, 0)
+    assert [each["phoneme"] for each in second["phonemes"]] == ["^", "_", "a", "_", "b", "_", "$"]
+    for entry in (first, second):
+        info = soundfile.info(entry["file"])
+        assert entry["seconds"] == pytest.approx(info.frames / RATE)
+        at = 0.0
+        for each in entry["phonemes"]:
+            assert each["start"] == pytest.approx(at)
+            assert each["seconds"] == pytest.approx(each["frames"] * HOP / RATE)
+            at += each["seconds"]
+        assert at == pytest.approx(entry["seconds"])
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(run_dir, tmp_path, monkeypatch, capsys, loaded_once):
+    out = tmp_path / "deep" / "out"
+    argv = ["--checkpoint", str(run_dir), "--output-dir", str(out), "--phoneme-ids", "1 0 5 0 2"]
+    with no_room(100):
+        assert speak(monkeypatch, "", *argv) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {out / '0.wav'}: cannot be written: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_without_a_map_speaks_no_text(run_dir, tmp_path, monkeypatch, capsys):
+    bare = dataclasses.replace(_load_once(run_dir), dataset={})
+    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint: bare)
+    argv = ["--checkpoint", str(run_dir), "--output-dir", str(tmp_path / "out")]
+    assert speak(monkeypatch, "", *argv, "--text", "abc") == 2
+    assert "this checkpoint has no phoneme map" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert speak(monkeypatch, lines({"phoneme_ids": [1, 0, 5, 0, 2]}), *argv) == 0

@@ -3,6 +3,8 @@
 
 python tools/benchmark.py step --quality medium --batch-size 8 --phonemes 120 --frames 400 \
     --steps 5 --peer --json step.json
+python tools/benchmark.py voice --quality medium --peer --json voice.json
+python tools/benchmark.py import --quality high --peer --json import.json
 
 Machines are shared and noisy: the two sides take turns, and the ratio of the medians counts.
 """
@@ -24,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tools import benchmark_import, benchmark_voice
 from vits_jax.compilation import no_garbage_collection, use_cache
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.presets import preset_names, preset_path
@@ -149,15 +152,25 @@ def main() -> None:
     step.add_argument("--peer", action="store_true", help="alternate with Piper's PyTorch step")
     step.add_argument("--cache", action="store_true", help="use the compilation cache")
     step.add_argument("--json", metavar="FILE", help="write the figures here too")
+    voice = commands.add_parser("voice", help="the exported voice in onnxruntime")
+    benchmark_voice.add_arguments(voice, preset_names())
+    imported = commands.add_parser("import", help="importing a Piper checkpoint")
+    benchmark_import.add_arguments(imported, preset_names())
     args = parser.parse_args()
 
-    result = {"step": benchmark_step}[args.command](args)
+    if args.command == "step":
+        result, measured = benchmark_step(args), "step_seconds"
+    elif args.command == "import":
+        config = preset(args.quality, num_speakers=args.speakers)
+        result, measured = benchmark_import.benchmark(args, config), "import_seconds"
+    else:
+        config = preset(args.quality, num_speakers=args.speakers, use_sdp=not args.plain)
+        result, measured = benchmark_voice.benchmark(args, config), "rtf"
     for name, value in result.items():
         print(f"{name:24s} {value}")
-    if result["peer_step_seconds"]:
-        print(
-            f"{'ratio to the peer':24s} {result['step_seconds'] / result['peer_step_seconds']:.3f}"
-        )
+    if result[f"peer_{measured}"]:
+        ratio = result[measured] / result[f"peer_{measured}"]
+        print(f"{'ratio to the peer':24s} {ratio:.3f}")
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

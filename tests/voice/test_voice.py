@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 
 import jax
@@ -73,9 +75,12 @@ def test_what_it_returns():
 
 def test_padding_is_not_heard():
     """Also the last frames, which a decoder reaches over: equal to a shape that fits exactly."""
-    speak = functools.partial(
-        speech.speak, voice().stages, voice().parameters, voice().config, np.asarray(IDS), seed=3
-    )
+
+    def speak(**shape: tuple[int, int]) -> np.ndarray:
+        made = voice().stages, voice().parameters, voice().config
+        sentence = speech.Sentence(np.asarray(IDS))
+        return speech.speak(*made, [sentence], speech.Settings(seed=3), **shape)[0].audio
+
     audio = speak()
     frames = len(audio) // HOP
     for shape in ((len(IDS), frames), (len(IDS), frames + 1), (200, 1000)):
@@ -132,7 +137,10 @@ def test_seeds_scales_and_speakers():
         ([1, len(SYMBOLS)], {}, f"phoneme id {len(SYMBOLS)}: expected ids from 0 to"),
         ([-1], {}, "phoneme id -1: expected ids from 0 to"),
         (IDS, {"speaker_id": 2}, "speaker id 2: expected one from 0 to 1"),
-        (IDS, {"speaker_id": "ann"}, "speaker id 'ann': expected a whole number"),
+        (IDS, {"speaker_id": True}, "speaker id True: expected a whole number"),
+        (IDS, {"speaker_id": "anm"}, "no speaker 'anm' in this voice: did you mean 'ann'?"),
+        (IDS, {"speaker_id": "xyz"}, "no speaker 'xyz' in this voice: it has ann, bob"),
+        (IDS, {"speaker_id": "2"}, "speaker id 2: expected one from 0 to 1"),
         (IDS, {"length_scale": 0.0}, "length_scale 0.0: expected a number above 0"),
         (IDS, {"noise_w": -1.0}, "noise_w -1.0: expected a number of at least 0"),
         (IDS, {"noise_scale": float("nan")}, "noise_scale nan: expected a number"),
@@ -140,14 +148,82 @@ def test_seeds_scales_and_speakers():
     ],
 )
 def test_refusals(ids, settings, expected):
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=re.escape(expected)):
         voice().synthesize(ids, **settings)
 
 
 def test_phonemes_of_a_text():
-    ids, missing = voice().phonemize("ab!")
-    assert ids == [1, 0, SYMBOLS.index("a"), 0, SYMBOLS.index("b"), 0, 2]
-    assert missing == {"!": 1}
+    sentences, missing = voice().phonemize("ab!!?")
+    assert sentences == [[1, 0, SYMBOLS.index("a"), 0, SYMBOLS.index("b"), 0, 2]]
+    assert missing == {"!": 2, "?": 1}
+    with pytest.raises(UserError, match="nothing in it that this voice can say"):
+        voice().phonemize("!!")
+
+
+def test_without_a_phoneme_map_it_speaks_ids_alone():
+    bare = dataclasses.replace(voice(), dataset={})
+    np.testing.assert_array_equal(bare.synthesize(IDS), voice().synthesize(IDS))
+    with pytest.raises(UserError, match="no phoneme map .* import it again with --voice-config"):
+        bare.phonemize("ab")
+
+
+def test_a_text_is_spoken_with_its_pauses(monkeypatch):
+    """Sentence by sentence, so that the second does not depend on the first."""
+    monkeypatch.setattr(
+        "vits_jax.voice.voice.make_phonemizer", lambda *_: lambda text: map(list, text.split("."))
+    )
+    first, second = (voice().say(text, "bob") for text in ("abc", "dab"))
+    both = voice().say("abc.dab", "bob", sentence_silence=0.1)
+    gap = both[len(first) : len(first) + RATE // 10]
+    np.testing.assert_allclose(both[: len(first)], first, atol=1e-5)
+    np.testing.assert_allclose(both[-len(second) :], second, atol=1e-5)
+    assert len(both) == len(first) + RATE // 10 + len(second)
+    assert not gap.any()
+    with pytest.raises(UserError, match="sentence silence -1: expected seconds"):
+        voice().say("abc", sentence_silence=-1)
+
+
+def test_a_batch_says_what_each_says_alone(compilations):
+    random = np.random.default_rng(1)
+    many = [
+        voice().sentence(random.integers(3, len(SYMBOLS), n), n % 2) for n in (5, 40, 9, 12, 70)
+    ]
+    settings = speech.Settings(seed=5)
+    spoken = voice().speak(many, settings)
+    for sentence, together in zip(many, spoken, strict=True):
+        alone = voice().speak([sentence], settings)[0]
+        np.testing.assert_array_equal(alone.durations, together.durations)
+        np.testing.assert_allclose(alone.audio, together.audio, rtol=0, atol=1e-5)
+        assert len(together.audio) == together.durations.sum() * HOP
+        assert len(together.durations) == len(sentence.phoneme_ids)
+    again = voice().speak(many, settings, batch_size=2)
+    for a, b in zip(again, spoken, strict=True):
+        np.testing.assert_allclose(a.audio, b.audio, rtol=0, atol=1e-5)
+
+
+def test_conversion():
+    audio = 0.3 * np.sin(np.arange(50 * HOP + 3) / 7).astype(np.float32)
+    converted = voice().convert(audio, "ann", "bob")
+    assert converted.dtype == np.float32
+    assert converted.shape == (50 * HOP,)
+    np.testing.assert_array_equal(converted, voice().convert(audio, 0, 1))
+    assert np.abs(converted - voice().convert(audio, "ann", "ann")).max() > 1e-4
+    longer = voice().convert(np.concatenate([audio, audio, audio]), 0, 1)  # another padding
+    assert longer.shape == (150 * HOP,)
+
+
+@pytest.mark.parametrize(
+    ("samples", "speakers", "expected"),
+    [
+        (10, (0, 1), "the recording has 10 samples at 8000 Hz: expected at least"),
+        ((speech.MOST_FRAMES + 1) * HOP, (0, 1), "s long: expected at most 66 s"),
+        (1000, (0, 2), "speaker id 2: expected one from 0 to 1"),
+        (1000, ("ann", "eve"), "no speaker 'eve'"),
+    ],
+)
+def test_conversions_that_cannot_be(samples, speakers, expected):
+    with pytest.raises(UserError, match=expected):
+        voice().convert(np.zeros(samples, np.float32), *speakers)
 
 
 def test_int16():

@@ -163,8 +163,13 @@ class Synthesizer(nnx.Module):
         source_ids: jax.Array,
         target_ids: jax.Array,
         random: Randomness,
+        *,
+        alone: bool = False,
     ) -> jax.Array:
         """Say what ``source_ids [B]`` said in ``spec [B, F, bins]`` with the voices ``target_ids``.
+
+        Args:
+            alone: end each row as if it had no padding, as `decode` does.
 
         Returns:
             audio ``[B, F * hop]``; noise "enc_q" ``[F, C]``.
@@ -172,7 +177,7 @@ class Synthesizer(nnx.Module):
         source, target = self.speaker(source_ids, spec.dtype), self.speaker(target_ids, spec.dtype)
         z, _, _, mask = self.enc_q(spec, spec_lengths, source, random)
         z = self.flow(self.flow(z, mask, source), mask, target, reverse=True)
-        return self.dec(z * mask, target)
+        return self.dec(z * mask, target, mask if alone else None)
 
 
 def _expand(aligned: jax.Array, values: jax.Array) -> jax.Array:

@@ -72,13 +72,16 @@ class Validation:
     def speak(self, state: State, step: int, events: Events) -> None:
         """Put the test examples into the events as audio, under their texts."""
         for number, row in enumerate(self._examples):
-            audio = speech.speak(
+            sentence = speech.Sentence(
+                self._dataset.phoneme_ids(row), int(self._dataset.speaker_ids[row])
+            )
+            (spoken,) = speech.speak(
                 self._stages,
                 state["params"]["model_g"],
                 self._config,
-                self._dataset.phoneme_ids(row),
-                speaker_id=int(self._dataset.speaker_ids[row]),
+                [sentence],
+                speech.Settings(),
                 shape=self._shape,
             )
             tag = self._dataset.text(row) or str(number)
-            events.audio(step, tag, audio, self._config.audio.sample_rate)
+            events.audio(step, tag, spoken.audio, self._config.audio.sample_rate)

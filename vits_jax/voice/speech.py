@@ -1,20 +1,21 @@
 """Synthesis in two compiled stages, for few shapes.
 
 How long a sentence becomes is known when its durations are. So the first stage encodes
-the text, the second speaks it, and both are compiled for lengths that are powers of two.
-What is spoken does not depend on that padding: masks end every layer at the true
-length, and noise is drawn for each position by itself.
+the text, the second speaks it, and both are compiled for lengths and numbers of rows that
+are powers of two. What is spoken does not depend on that padding, nor on the other rows:
+masks end every layer at the true length, and noise is drawn for each position by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vits_jax.audio import spectrogram
 from vits_jax.config import Config
 from vits_jax.model.networks import abstract_networks
 from vits_jax.model.parameters import Parameters, bind
@@ -49,10 +50,12 @@ class Stages(NamedTuple):
     """``(parameters, phoneme_ids [B, P], lengths [B], speakers, seeds, length_scale, noise_w)``"""
     decode: Callable[..., tuple[jax.Array, jax.Array]]
     """``(parameters, text, speakers, seeds, noise_scale, *, n_frames)`` to audio and frames"""
+    convert: Callable[..., jax.Array]
+    """``(parameters, audio [B, F * hop], samples [B], sources, targets, seeds)`` to audio"""
 
 
 def make_stages(config: Config) -> Stages:
-    """Both stages for a configuration; arrays decide the devices."""
+    """The stages for a configuration; arrays decide the devices."""
     network = abstract_networks(config).generator
 
     def encode(
@@ -87,67 +90,146 @@ def make_stages(config: Config) -> Stages:
             text, speakers, _random(seeds), n_frames=n_frames, noise_scale=noise_scale, alone=True
         )
 
-    return Stages(jax.jit(encode), jax.jit(decode, static_argnames="n_frames"))
+    def convert(
+        parameters: Parameters,
+        audio: jax.Array,
+        lengths: jax.Array,
+        sources: jax.Array,
+        targets: jax.Array,
+        seeds: jax.Array,
+    ) -> jax.Array:
+        return bind(network, parameters).voice_conversion(
+            spectrogram(audio, lengths, config.audio),
+            lengths // config.audio.hop_length,
+            sources,
+            targets,
+            _random(seeds),
+            alone=True,
+        )
+
+    return Stages(jax.jit(encode), jax.jit(decode, static_argnames="n_frames"), jax.jit(convert))
 
 
 def _random(seeds: jax.Array) -> PositionRandomness:
     return PositionRandomness(jax.vmap(jax.random.key)(seeds))
 
 
+class Sentence(NamedTuple):
+    """What to say, and who says it."""
+
+    phoneme_ids: np.ndarray  # int [ids]
+    speaker_id: int = 0
+
+
+class Settings(NamedTuple):
+    """How to say it; the same seed gives the same audio."""
+
+    noise_scale: float = 0.667
+    length_scale: float = 1.0
+    noise_w: float = 0.8
+    seed: int = 0
+
+
+class Spoken(NamedTuple):
+    """A sentence as it was said."""
+
+    audio: np.ndarray  # float32 [frames * hop] in [-1, 1]
+    durations: np.ndarray  # int32 [ids], frames
+
+
 def speak(
     stages: Stages,
     parameters: Parameters,
     config: Config,
-    phoneme_ids: np.ndarray,
+    sentences: Sequence[Sentence],
+    settings: Settings,
     *,
-    speaker_id: int = 0,
-    noise_scale: float = 0.667,
-    length_scale: float = 1.0,
-    noise_w: float = 0.8,
-    seed: int = 0,
+    batch_size: int | None = None,
     shape: tuple[int, int] | None = None,
-) -> np.ndarray:
-    """One utterance.
+) -> list[Spoken]:
+    """Sentences in batches: those of similar length together.
 
     Args:
         stages: of `make_stages`.
         parameters: the generator's.
-        phoneme_ids: int ``[ids]``.
+        batch_size: at most so many at once (default: all).
         shape: phoneme ids and frames to compile for (default: the next powers of two);
             speech of more frames is cut off.
 
     Returns:
-        float32 ``[frames * hop]`` in [-1, 1].
+        One for each sentence, in their order.
     """
-    n_ids = bucket(len(phoneme_ids), SMALLEST_PHONEMES) if shape is None else shape[0]
-    ids = np.zeros((1, n_ids), np.int32)
-    ids[0, : len(phoneme_ids)] = phoneme_ids
-    speakers, seeds = np.asarray([speaker_id], np.int32), np.asarray([seed], np.uint32)
+    texts: dict[int, EncodedText] = {}
+    spoken: dict[int, Spoken] = {}
+    seed, hop = np.uint32(settings.seed), config.audio.hop_length
     with jax.default_matmul_precision("highest"):  # float32 as it says, on every accelerator
-        text = stages.encode(
-            parameters,
-            ids,
-            np.asarray([len(phoneme_ids)], np.int32),
-            speakers,
-            seeds,
-            np.float32(length_scale),
-            np.float32(noise_w),
-        )
-        text = jax.device_get(text)
-        total = int(text.durations.sum(dtype=np.int64))
-        n_frames = bucket(total, SMALLEST_FRAMES) if shape is None else shape[1]
-        n_frames = min(n_frames, MOST_FRAMES)
-        # No phoneme lasts less than a frame, so the ids fit as well: one shape per `n_frames`.
-        audio, frames = stages.decode(
-            parameters,
-            _resized(text, n_frames),
-            speakers,
-            seeds,
-            np.float32(noise_scale),
-            n_frames=n_frames,
-        )
-    samples = min(int(frames[0]), n_frames) * config.audio.hop_length
-    return np.asarray(audio)[0, :samples]
+        lengths = [len(sentence.phoneme_ids) for sentence in sentences]
+        size = None if shape is None else shape[0]
+        for n_ids, rows in _batches(lengths, SMALLEST_PHONEMES, size, batch_size):
+            ids = np.zeros((len(rows), n_ids), np.int32)
+            for i, row in enumerate(rows):
+                ids[i, : lengths[row]] = sentences[row].phoneme_ids
+            encoded = stages.encode(
+                parameters,
+                ids,
+                np.asarray([lengths[row] for row in rows], np.int32),
+                _speakers(sentences, rows),
+                np.full(len(rows), seed),
+                np.float32(settings.length_scale),
+                np.float32(settings.noise_w),
+            )
+            encoded = jax.device_get(encoded)
+            for i, row in enumerate(rows):
+                texts[row] = EncodedText(*(array[i, : lengths[row]] for array in encoded))
+
+        counts = (np.sum(texts[row].durations, dtype=np.int64) for row in range(len(sentences)))
+        totals = [max(1, int(count)) for count in counts]
+        size = None if shape is None else shape[1]
+        for n_frames, rows in _batches(totals, SMALLEST_FRAMES, size, batch_size):
+            # No phoneme lasts less than a frame, so the ids fit as well: one shape per `n_frames`.
+            resized = ([_resized(array, n_frames) for array in texts[row]] for row in rows)
+            audio, _ = stages.decode(
+                parameters,
+                EncodedText._make(map(np.stack, zip(*resized))),
+                _speakers(sentences, rows),
+                np.full(len(rows), seed),
+                np.float32(settings.noise_scale),
+                n_frames=n_frames,
+            )
+            samples = np.asarray(audio)
+            for i, row in enumerate(rows):
+                end = min(totals[row], n_frames) * hop
+                spoken[row] = Spoken(samples[i, :end], np.asarray(texts[row].durations))
+    return [spoken[row] for row in range(len(sentences))]
+
+
+def _batches(
+    lengths: Sequence[int], smallest: int, size: int | None, batch_size: int | None
+) -> Iterator[tuple[int, list[int]]]:
+    """Sizes and the rows to compute at that size, each at least once.
+
+    A batch is filled up to a power of two with rows of its own: a shape is compiled for few
+    numbers of rows.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        n = size or min(bucket(length, smallest), MOST_FRAMES)
+        rows_of.setdefault(n, []).append(row)
+    for n, rows in rows_of.items():
+        most = batch_size or bucket(len(rows), 1)
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            yield n, [part[i % len(part)] for i in range(min(bucket(len(part), 1), most))]
+
+
+def _speakers(sentences: Sequence[Sentence], rows: Sequence[int]) -> np.ndarray:
+    return np.asarray([sentences[row].speaker_id for row in rows], np.int32)
+
+
+def _resized(array: Any, length: int) -> np.ndarray:
+    """``[P, ...]`` padded with phonemes of no duration, or cut, to ``[length, ...]``."""
+    kept = np.asarray(array)[:length]
+    return np.pad(kept, [(0, length - len(kept))] + [(0, 0)] * (kept.ndim - 1))
 
 
 def bucket(length: int, smallest: int) -> int:
@@ -158,15 +240,11 @@ def bucket(length: int, smallest: int) -> int:
     return size
 
 
-def _resized(text: EncodedText, length: int) -> EncodedText:
-    """Padded with phonemes of no duration, or cut, to ``[B, length, ...]``."""
-
-    def resize(array: jax.Array) -> Any:
-        kept = np.asarray(array)[:, :length]
-        missing = length - kept.shape[1]
-        return np.pad(kept, [(0, 0), (0, missing)] + [(0, 0)] * (kept.ndim - 2))
-
-    return EncodedText(*map(resize, text))
+def joined(sentences: Sequence[np.ndarray], silence: int) -> np.ndarray:
+    """Sentences ``[samples]`` after each other, with so many samples of silence between."""
+    gap = np.zeros(silence, np.float32)
+    parts = [part for audio in sentences for part in (gap, audio)]
+    return np.concatenate(parts[1:])
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:

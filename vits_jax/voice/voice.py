@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,21 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from vits_jax.checkpoints.source import open_checkpoint
+from vits_jax.checkpoints.source import Source, open_checkpoint
 from vits_jax.config import Config
 from vits_jax.errors import UserError
 from vits_jax.model.parameters import Parameters
-from vits_jax.text import make_phonemizer, phonemes_to_ids
-from vits_jax.voice.speech import Stages, make_stages, speak
+from vits_jax.text import CannotPhonemize, make_phonemizer, phonemes_to_ids
+from vits_jax.voice.conversion import convert
+from vits_jax.voice.speech import (
+    Sentence,
+    Settings,
+    Spoken,
+    Stages,
+    joined,
+    make_stages,
+    speak,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Voice:
     def synthesize(
         self,
         phoneme_ids: Sequence[int],
-        speaker_id: int | None = None,
+        speaker_id: str | int | None = None,
         noise_scale: float = 0.667,
         length_scale: float = 1.0,
         noise_w: float = 0.8,
@@ -55,7 +66,7 @@ class Voice:
 
         Args:
             phoneme_ids: as in ``dataset.jsonl``, pads, start and end included.
-            speaker_id: who speaks (default: the first speaker).
+            speaker_id: who speaks, by id or name (default: the first speaker).
             noise_scale: how much the sound varies.
             length_scale: above 1 is slower.
             noise_w: how much the durations vary.
@@ -67,46 +78,174 @@ class Voice:
         Raises:
             UserError: ids, speaker or scales that this voice does not have.
         """
-        ids, speaker = self.check(phoneme_ids, speaker_id)
-        self.check_settings(noise_scale, length_scale, noise_w, seed)
-        return speak(
-            self.stages,
-            self.parameters,
-            self.config,
-            ids,
-            speaker_id=speaker,
-            noise_scale=noise_scale,
-            length_scale=length_scale,
-            noise_w=noise_w,
-            seed=seed,
-        )
+        sentence = self.sentence(phoneme_ids, speaker_id)
+        settings = Settings(noise_scale, length_scale, noise_w, seed)
+        return self.speak([sentence], settings)[0].audio
 
-    def phonemize(self, text: str) -> tuple[list[int], dict[str, int]]:
-        """Phoneme ids of a text, and the symbols that this voice does not know, with counts.
+    def say(
+        self,
+        text: str,
+        speaker: str | int | None = None,
+        settings: Settings | None = None,
+        sentence_silence: float = 0.0,
+    ) -> np.ndarray:
+        """Speak a text, sentence by sentence.
+
+        Args:
+            text: in the language of the voice; symbols that it does not know are left out.
+            speaker: name or id (default: the first speaker).
+            settings: scales and seed (default: those of `synthesize`).
+            sentence_silence: seconds between the sentences.
+
+        Returns:
+            float32 samples in [-1, 1].
 
         Raises:
-            UserError: the ``preprocess`` extra is not installed.
+            UserError: nothing in the text can be said, or as of `phonemize` and `speak`.
         """
+        sentences, _ = self.phonemize(text)
+        spoken = self.speak([self.sentence(ids, speaker) for ids in sentences], settings)
+        return joined([each.audio for each in spoken], self.silence(sentence_silence))
+
+    def silence(self, seconds: float) -> int:
+        """So many samples; `UserError` where it is no length of time."""
+        if not (seconds >= 0 and math.isfinite(seconds)):
+            raise UserError(f"sentence silence {seconds}: expected seconds, at least 0")
+        return round(seconds * self.sample_rate)
+
+    def speak(
+        self,
+        sentences: Sequence[Sentence],
+        settings: Settings | None = None,
+        batch_size: int | None = None,
+    ) -> list[Spoken]:
+        """Speak several sentences, and tell the durations of their phonemes.
+
+        Args:
+            sentences: from `sentence`.
+            settings: scales and seed (default: those of `synthesize`).
+            batch_size: how many of similar length at once (default: all).
+
+        Raises:
+            UserError: settings that cannot be.
+        """
+        settings = settings or Settings()
+        self.check_settings(settings)
+        return speak(
+            self.stages, self.parameters, self.config, sentences, settings, batch_size=batch_size
+        )
+
+    def convert(
+        self, audio: np.ndarray, source: str | int, target: str | int, seed: int = 0
+    ) -> np.ndarray:
+        """Say what one speaker said with another's voice.
+
+        Args:
+            audio: float samples ``[n]`` in [-1, 1] at `sample_rate`.
+            source, target: speakers, by name or id.
+            seed: of the small variation there is.
+
+        Returns:
+            float32 ``[n // hop * hop]`` in [-1, 1].
+
+        Raises:
+            UserError: a single-speaker voice, an unknown speaker, or audio that is too
+                short or too long.
+        """
+        if self.config.model.num_speakers == 1:
+            raise UserError("this voice has one speaker: conversion needs a voice with several")
+        self.check_settings(Settings(seed=seed))
+        speakers = self.speaker(source), self.speaker(target)
+        if not np.any(self.parameters["enc_q.pre.weight"]):
+            raise UserError(
+                "this voice was imported from one that speaks only: it has no posterior encoder, "
+                "which hears what is to be converted"
+            )
+        return convert(self.stages, self.parameters, self.config, audio, *speakers, seed)
+
+    def phonemize(self, text: str) -> tuple[list[list[int]], dict[str, int]]:
+        """Phoneme ids of a text's sentences, and the symbols that this voice does not know.
+
+        Sentences of which no symbol is known are left out. The symbols are counted.
+
+        Raises:
+            UserError: nothing is left, the voice has no phoneme map, or the ``preprocess``
+                extra is not installed.
+        """
+        phoneme_map = self.phoneme_id_map
         phoneme_type = str(self.dataset.get("phoneme_type") or "espeak")
         espeak = (self.dataset.get("espeak") or {}).get("voice") or ""
-        sentences = make_phonemizer(phoneme_type, espeak)(text)
-        ids, missing = phonemes_to_ids(sentences, self.dataset["phoneme_id_map"])
-        return ids, dict(missing)
+        sentences, missing = [], Counter[str]()
+        try:
+            spoken = make_phonemizer(phoneme_type, espeak)(text)
+        except CannotPhonemize as error:
+            raise UserError(f"{text!r}: {error}") from error
+        for phonemes in spoken:
+            ids, unknown = phonemes_to_ids([phonemes], phoneme_map, phoneme_type)
+            missing += unknown
+            if len(phonemes) > unknown.total():
+                sentences.append(ids)
+        if not sentences:
+            raise UserError(f"{text!r}: nothing in it that this voice can say")
+        return sentences, dict(missing)
 
-    def check(self, phoneme_ids: Sequence[int], speaker_id: int | None) -> tuple[np.ndarray, int]:
-        """Ids ``[ids]`` and speaker to synthesize with, or `UserError`."""
-        return self._check_ids(phoneme_ids), self._check_speaker(speaker_id)
+    @property
+    def phoneme_id_map(self) -> dict[str, list[int]]:
+        """Ids of each symbol.
+
+        Raises:
+            UserError: the checkpoint came without one.
+        """
+        found = self.dataset.get("phoneme_id_map")
+        if not found:
+            raise UserError(
+                "this checkpoint has no phoneme map (phoneme_id_map in its dataset's config.json): "
+                "name it with --voice-config, or speak phoneme_ids"
+            )
+        return dict(found)
+
+    def speaker(self, name: str | int | None) -> int:
+        """Id of a speaker, given by name or id; None is the first.
+
+        Raises:
+            UserError: there is no such speaker.
+        """
+        if isinstance(name, str):
+            if name in self.speakers:
+                return self.speakers[name]
+            if not name.isdecimal():
+                near = difflib.get_close_matches(name, self.speakers, n=1)
+                known = f"did you mean {near[0]!r}?" if near else self._known_speakers()
+                raise UserError(f"no speaker {name!r} in this voice: {known}")
+            name = int(name)
+        return self._check_speaker(name)
+
+    def _known_speakers(self) -> str:
+        names = list(self.speakers)
+        if not names:
+            return f"it has ids from 0 to {self.config.model.num_speakers - 1}"
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        return f"it has {', '.join(names[:10])}{more}"
+
+    def sentence(self, phoneme_ids: Sequence[int], speaker: str | int | None = None) -> Sentence:
+        """What to speak, checked: ids, and a speaker by name or id.
+
+        Raises:
+            UserError: ids or a speaker that this voice does not have.
+        """
+        return Sentence(self._check_ids(phoneme_ids), self.speaker(speaker))
 
     @staticmethod
-    def check_settings(noise_scale: float, length_scale: float, noise_w: float, seed: int) -> None:
+    def check_settings(settings: Settings) -> None:
         """Raise `UserError` for scales or a seed that cannot be."""
-        if not (length_scale > 0 and math.isfinite(length_scale)):
-            raise UserError(f"length_scale {length_scale}: expected a number above 0")
-        for name, scale in (("noise_scale", noise_scale), ("noise_w", noise_w)):
+        if not (settings.length_scale > 0 and math.isfinite(settings.length_scale)):
+            raise UserError(f"length_scale {settings.length_scale}: expected a number above 0")
+        for name in ("noise_scale", "noise_w"):
+            scale = getattr(settings, name)
             if not (scale >= 0 and math.isfinite(scale)):
                 raise UserError(f"{name} {scale}: expected a number of at least 0")
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed {seed}: expected a whole number from 0 to {2**32 - 1}")
+        if not 0 <= settings.seed < 2**32:
+            raise UserError(f"seed {settings.seed}: expected a whole number from 0 to {2**32 - 1}")
 
     def _check_ids(self, phoneme_ids: Sequence[int]) -> np.ndarray:
         most = self.config.model.num_symbols
@@ -143,7 +282,11 @@ def load(checkpoint: str | Path, voice_config: str | Path | None = None) -> Voic
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    source = open_checkpoint(checkpoint, voice_config)
+    return of_source(open_checkpoint(checkpoint, voice_config))
+
+
+def of_source(source: Source) -> Voice:
+    """The voice of an opened checkpoint."""
     metadata = source.metadata
     parameters = source.generator(SingleDeviceSharding(jax.devices()[0]))
     return Voice(metadata.config, metadata.dataset, parameters, make_stages(metadata.config))

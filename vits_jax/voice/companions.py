@@ -1,0 +1,88 @@
+"""What lies beside a voice's graph: its configuration, its tokens, its card, its metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vits_jax.cli import version
+from vits_jax.voice.voice import Voice
+
+_INFERENCE = {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8}
+
+
+def voice_config(voice: Voice, name: str) -> dict[str, Any]:
+    """``NAME.onnx.json`` in Piper's schema: the dataset's own, completed and made playable.
+
+    ``dataset`` becomes the file's name: wyoming-piper (Home Assistant) lists a voice under
+    the one and looks for it under the other.
+
+    Symbols of several characters are left out unless the voice clusters vowels: Piper's C++
+    runtimes refuse a map that holds them, and no phonemizer makes them.
+    """
+    dataset = dict(voice.dataset)
+    clusters = bool(dataset.get("vowel_clusters"))
+    symbols = {s: i for s, i in voice.phoneme_id_map.items() if clusters or len(s) == 1}
+    return dataset | {
+        "dataset": name,
+        "audio": dict(dataset.get("audio") or {}) | {"sample_rate": voice.sample_rate},
+        "espeak": {"voice": ""} | dict(dataset.get("espeak") or {}),
+        "inference": _INFERENCE | dict(dataset.get("inference") or {}),
+        "phoneme_type": dataset.get("phoneme_type") or "espeak",
+        "phoneme_id_map": symbols,
+        "num_symbols": voice.config.model.num_symbols,
+        "num_speakers": voice.config.model.num_speakers,
+        "speaker_id_map": voice.speakers,
+        "hop_length": voice.config.audio.hop_length,
+    }
+
+
+def to_json(config: dict[str, Any]) -> bytes:
+    """The file's content."""
+    return (json.dumps(config, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def tokens(config: dict[str, Any]) -> bytes:
+    """``tokens.txt`` for sherpa-onnx: a symbol and its first id a line."""
+    lines = [f"{symbol} {ids[0]}\n" for symbol, ids in config["phoneme_id_map"].items()]
+    return "".join(line for line in lines if line.count("\n") == 1).encode()
+
+
+def metadata(config: dict[str, Any]) -> dict[str, str]:
+    """What sherpa-onnx reads from the graph itself."""
+    espeak, language = config["espeak"]["voice"], config.get("language") or {}
+    return {
+        "model_type": "vits",
+        "comment": "piper",
+        "language": str(language.get("name_english") or language.get("code") or espeak or "en"),
+        "voice": str(espeak),
+        "has_espeak": str(int(config["phoneme_type"] == "espeak")),
+        "n_speakers": str(config["num_speakers"]),
+        "sample_rate": str(config["audio"]["sample_rate"]),
+    }
+
+
+def card(name: str, step: str, voice: Voice, config: dict[str, Any], form: str) -> bytes:
+    """``MODEL_CARD.md``: what is known of the voice, and what its maker should add."""
+    model, language = voice.config.model, config.get("language") or {}
+    durations = "stochastic" if model.use_sdp else "plain"
+    parameters = sum(value.size for value in voice.parameters.values()) / 1e6
+    names = ", ".join(voice.speakers)
+    return f"""# Model card for {name}
+
+* Language: {language.get("code") or config["espeak"]["voice"] or "not recorded"}
+* Speakers: {model.num_speakers}{f" ({names})" if names else ""}
+* Sample rate: {config["audio"]["sample_rate"]:,} Hz
+* Phonemes: {config["phoneme_type"]}
+* Network: VITS, {parameters:.1f} M parameters, {durations} durations
+* Weights: {form}
+
+## Dataset
+
+* Name: {voice.dataset.get("dataset") or "not recorded"}
+* Source and licence: not recorded; whoever publishes the voice should say them here
+
+## Training
+
+* Trained with vits_jax {version()}, step {step}
+""".encode()
