@@ -29,6 +29,7 @@ from vits_jax.checkpoints import onnx_voice, store
 from vits_jax.checkpoints.source import UNHEARD
 from vits_jax.config import Config
 from vits_jax.errors import UserError
+from vits_jax.voice import compression, graph
 
 RATE = 8000
 
@@ -203,8 +204,6 @@ def test_equal_tensors_are_stored_once(piper_export: Callable[[str], Path]) -> N
 @pytest.mark.parametrize("form", ["float32", "float16"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_voice_of_our_own(name: str, form: str, tmp_path: Path) -> None:
-    graph = pytest.importorskip("vits_jax.voice.graph")
-    compression = pytest.importorskip("vits_jax.voice.compression")
     config = CASES[name]
     source = oracle.flat(network(config))
     model = graph.whole(config, source, alignments=False)

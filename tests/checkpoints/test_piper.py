@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import jax
@@ -143,6 +145,32 @@ def test_tensors_are_right_where_hyperparameters_are_not(
     assert "hidden_channels 192, the tensors 16" in caplog.text
 
 
+def test_order_and_types_of_hyperparameters_do_not_matter(tmp_path: Path) -> None:
+    """Tensors sorted by name, sizes as other types than Piper's: what counts is what they are."""
+    values = ckpt()
+    expected = piper.read(write(values, tmp_path / "a.ckpt"))
+    values["state_dict"] = dict(sorted(values["state_dict"].items()))
+    values["hyper_parameters"] |= {"hidden_channels": 16.0, "use_sdp": 1, "mel_fmax": "None"}
+    got = piper.read(write(values, tmp_path / "b.ckpt"))
+    assert got.metadata.config == expected.metadata.config
+    jax.tree.map(np.testing.assert_array_equal, got.optimizer, expected.optimizer)
+
+
+def test_without_torch_it_says_what_to_install(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"need PyTorch: pip install \"vits_jax\[torch\]\""):
+        open_checkpoint(saved)
+
+
+def test_an_export_does_not_overwrite(saved: Path, tmp_path: Path, any_width: None) -> None:
+    (tmp_path / "out.ckpt").touch()
+    with pytest.raises(UserError, match="is there already"):
+        export_ckpt(saved, tmp_path / "out.ckpt")
+    assert (tmp_path / "out.ckpt").read_bytes() == b""
+
+
 def test_a_file_without_optimizers_speaks_and_starts_warm_only(
     tmp_path: Path, any_width: None
 ) -> None:
@@ -213,7 +241,26 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda v: v["hyper_parameters"].update(resblock_dilation_sizes="((1, 2"),
         "resblock_dilation_sizes: got",
     ),
-    "no epoch": (lambda v: v.pop("epoch"), "epoch and global_step: expected numbers"),
+    "no such epoch": (lambda v: v.update(epoch=-1), "epoch and global_step: expected numbers"),
+    "odd step": (lambda v: v.update(global_step=float("inf")), "epoch and global_step"),
+    "rates": (
+        lambda v: v["optimizer_states"][0]["param_groups"][0].update(lr=float("nan")),
+        "--learning-rate nan: expected a finite number",
+    ),
+    "line breaks": (
+        lambda v: v["state_dict"].update({"model_g.a\nb": torch.ones(1)}),
+        r"model_g.a b: got \(1,\), expected none",
+    ),
+    "a tensor for a list": (
+        lambda v: v.update(optimizer_states=torch.ones(2)),
+        "not one of Piper's checkpoints",
+    ),
+    "a number far up": (
+        lambda v: v["state_dict"].update(
+            {"model_g.enc_p.encoder.attn_layers.999999999.x": torch.ones(1)}
+        ),
+        "1 things are wrong: .*attn_layers.999999999.x: got",
+    ),
     "no rate": (lambda v: v["hyper_parameters"].pop("sample_rate"), "add --voice-config"),
 }
 
@@ -255,7 +302,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, function: Any, named: str, leg
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02}q\x00.", os.urandom(99)])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02}q\x00.", bytes(range(99))])
 def test_other_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
@@ -289,10 +336,14 @@ QUIET = hypothesis.settings(
 
 
 def read_or_refuse(path: Path) -> None:
+    """Import it. That what is read is written whole, other tests show: here it is not written."""
+    before = sorted(path.parent.iterdir())
     try:
-        piper.read(path)
+        with mock.patch("vits_jax.checkpoints.store.write_new"):
+            import_ckpt(path, path.parent / "run")
     except UserError as error:
         assert "\n" not in str(error)
+    assert sorted(path.parent.iterdir()) == before
 
 
 @QUIET
@@ -317,7 +368,9 @@ def test_damaged_content(tmp_path: Path, data: st.DataObject) -> None:
     values = ckpt()
     odd: st.SearchStrategy[Any] = st.one_of(
         st.none(),
-        st.integers(-5, 5),
+        st.integers(),
+        st.floats(),
+        st.sampled_from(["[{[]:1}]", "2001-99-99", "(" * 500, "None"]),
         st.text(max_size=5),
         st.lists(st.integers(0, 3), max_size=3),
         st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),

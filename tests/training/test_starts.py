@@ -134,8 +134,6 @@ def test_one_speaker_to_several(several, single, tmp_path, caplog):
 def test_conversions_that_are_none(request, several, tmp_path, single, data, checkpoint, message):
     begin(several, tmp_path / "several_run")
     flag = {"resume_from_single_speaker_checkpoint": tmp_path / checkpoint}
-    if data == "one_speaker":
-        flag["gin_channels"] = 0
     with pytest.raises(UserError, match=message):
         begin(request.getfixturevalue(data), tmp_path / "run", **flag)
     assert not (tmp_path / "run").exists()
@@ -261,6 +259,16 @@ def test_resume_from_a_ckpt(several, piper_file, tmp_path):
     command[command.index("--max_steps=2")] = "--max_steps=3"
     assert main([*command, "--learning-rate", "3e-5"]) == 0
     assert leaves(tmp_path / "run")["['step']"] >= 3
+
+
+def test_another_decay_begins_at_the_rate_there_is(several, piper_file, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "vits_jax")
+    command = flags(several, tmp_path / "run", max_steps=2, resume_from_checkpoint=piper_file)
+    assert main([*command, "--lr-decay-d", "1"]) == 0
+    o = loop.store.read_metadata(loop.store.resolve(tmp_path / "run")).config.optimizer
+    assert o.learning_rate_d == pytest.approx(1e-4)
+    assert "learning rates from here: 0.0002 and 0.0001 (after 3 epochs" in caplog.text
+    assert "nothing is left to train" in caplog.text  # the checkpoint is at step 2
 
 
 def test_a_ckpt_of_other_sizes(several, piper_file, tmp_path):

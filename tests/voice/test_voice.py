@@ -163,7 +163,7 @@ def test_phonemes_of_a_text():
 def test_without_a_phoneme_map_it_speaks_ids_alone():
     bare = dataclasses.replace(voice(), dataset={})
     np.testing.assert_array_equal(bare.synthesize(IDS), voice().synthesize(IDS))
-    with pytest.raises(UserError, match="no phoneme map .* import it again with --voice-config"):
+    with pytest.raises(UserError, match="no phoneme map .* name it with --voice-config"):
         bare.phonemize("ab")
 
 

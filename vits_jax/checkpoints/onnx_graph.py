@@ -255,7 +255,7 @@ def weights(model: ModelProto) -> Weights:
             found.tensors[name] = _trained(name, node.op_type, constant.array)
     found.unnamed.extend(_unnamed(graph, constants, claimed))
     if model.producer_name == OURS:
-        _undo_our_layout(graph, constants, found)
+        _undo_our_layout(found)
     return found
 
 
@@ -342,19 +342,17 @@ def _unnamed(
             yield f"{name} {list(constant.array.shape)}, {place}: expected no such tensor"
 
 
-def _undo_our_layout(graph: GraphProto, constants: Mapping[str, _Array], found: Weights) -> None:
+def _undo_our_layout(found: Weights) -> None:
     """Tensors of our own exports (`vits_jax.voice.graph`) as they were trained.
 
-    There a convolution of width 1 may be a matrix product, one of the decoder works on
-    images of one row, and a transposed one is a plain one whose phases lie side by side.
+    There a convolution of width 1 may be a matrix product, and the mean over a stage's
+    blocks is left to the weights that come next.
     """
     tensors = found.tensors
     ups = [name for name in found.strides if re.fullmatch(r"dec\.ups\.\d+", name)]
     blocks = {m.group() for m in map(re.compile(r"dec\.resblocks\.\d+").match, tensors) if m}
     for name, array in list(tensors.items()):
-        if name.endswith(".weight") and array.ndim == 4:
-            tensors[name] = array[:, :, 0]
-        elif name.endswith(".weight") and array.ndim == 2 and name not in _TABLES:
+        if name.endswith(".weight") and array.ndim == 2 and name not in _TABLES:
             tensors[name] = array.T[:, :, None]
         elif name.endswith(".emb_rel_k") and array.ndim == 2:
             tensors[name] = array.T[None]
@@ -363,27 +361,6 @@ def _undo_our_layout(graph: GraphProto, constants: Mapping[str, _Array], found: 
         elif name in (_SHIFT, _SCALE) and array.size == 1:
             # The second channel is not heard: Piper's initial value.
             tensors[name] = np.asarray([[array.item()], [0.0]], np.float32)
-    starts = {
-        _module(node): constants[node.input[1]].array.item()
-        for node in graph.node
-        if node.op_type == "Slice" and node.input[1] in constants
-        if constants[node.input[1]].array.dtype == np.int64
-        if constants[node.input[1]].array.size == 1
-    }
-    for name in ups:
-        weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
-        if weight is None or bias is None or weight.ndim != 3 or weight.shape[1] < 2:
-            continue
-        rows, c_in, taps = weight.shape
-        stride = rows // (c_in // 2)
-        if stride < 1 or rows != stride * (c_in // 2) or len(bias) != rows:
-            continue  # of no shape that the check that follows expects
-        phases = weight.reshape(c_in // 2, stride, c_in, taps).transpose(2, 0, 3, 1)[:, :, ::-1]
-        joined = phases.reshape(c_in, c_in // 2, taps * stride)
-        tensors[f"{name}.weight"] = joined[:, :, : stride + 2 * max(starts.get(name, 0), 0)]
-        tensors[f"{name}.bias"] = bias[::stride]
-        found.strides[name] = stride
-    # The mean over a stage's blocks is left to the weights that come next.
     mean = np.float32(len(blocks) // max(len(ups), 1))
     for name in [f"{up}.weight" for up in ups if up != "dec.ups.0"] + ["dec.conv_post.weight"]:
         if name in tensors:
