@@ -29,8 +29,9 @@ LINES = [
 def loaded_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading takes a second: only the tests that are about it do it again."""
 
-    def load(checkpoint: str) -> vits_jax.voice.Voice:
-        return _load_once(run_dir) if checkpoint == str(run_dir) else _load(checkpoint)
+    def load(checkpoint: str, voice_config: str | None) -> vits_jax.voice.Voice:
+        again = checkpoint == str(run_dir) and voice_config is None
+        return _load_once(run_dir) if again else _load(checkpoint, voice_config)
 
     monkeypatch.setattr(vits_jax.voice, "load", load)
 

@@ -19,7 +19,7 @@ FLAGS = ["--checkpoint", "run", "--from-speaker", "ann", "--to_speaker", "1"]
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint: test_voice.voice())
+    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint, voice_config: test_voice.voice())
 
 
 def write(path: Path, rate: int, channels: int = 1) -> Path:
@@ -76,7 +76,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, argv, expected) -> None:
 def test_one_speaker_has_nobody_to_convert_to(tmp_path, monkeypatch, capsys) -> None:
     voice = test_voice.voice()
     single = dataclasses.replace(voice, config=voice.config.replaced({"num_speakers": 1}))
-    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint: single)
+    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint, voice_config: single)
     assert main([*FLAGS, str(write(tmp_path / "in.wav", RATE)), str(tmp_path / "out.wav")]) == 2
     assert "this voice has one speaker" in capsys.readouterr().err
     assert not (tmp_path / "out.wav").exists()

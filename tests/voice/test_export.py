@@ -16,8 +16,10 @@ import sherpa_onnx
 from piper import PiperVoice
 from piper.patch_voice_with_alignment import add_alignment_output
 
+import vits_jax
 from tests.runs import HOP, RATE, SYMBOLS, no_room
 from tests.voice import test_voice
+from vits_jax.checkpoints.source import Source
 from vits_jax.checkpoints.store import Checkpoints, Metadata
 from vits_jax.export_onnx import main
 from vits_jax.voice import Voice, companions, export, graph, streaming, verify
@@ -37,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-load_once = functools.cache(export.load)
+load_once = functools.cache(vits_jax.load)
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +47,12 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the checkpoint's dataset says instead; the voice is loaded and compiled once."""
     instead: dict[str, Any] = {}
 
-    def load(step: Path) -> Voice:
-        voice = load_once(step)
+    def of_source(source: Source) -> Voice:
+        voice = load_once(source.where)
         stages = test_voice.voice().stages
         return dataclasses.replace(voice, dataset=dict(voice.dataset) | instead, stages=stages)
 
-    monkeypatch.setattr(export, "load", load)
+    monkeypatch.setattr(export, "of_source", of_source)
     return instead
 
 

@@ -221,7 +221,7 @@ def _optimizers(
             by_name = {n: saved["state"].get(i) for n, i in zip(names, group["params"])}
             own = {name: by_name[name] for name in params[network]}
             found[network] = _moments(network, own, params[network], wrong)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _ODD as error:
         wrong.append(f"optimizer_states: not those of two AdamW optimizers ({error!s})")
     _raise(wrong, path)
     return found, groups
@@ -278,7 +278,7 @@ def _optimizer_config(
         config = Config.from_dict({"optimizer": found}, str(path))
         check(config)
         return config.optimizer
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except _ODD as error:
         raise UserError(f"{path}: the settings of its optimizers cannot be: {error!s}") from None
 
 
@@ -294,7 +294,7 @@ def _position(values: Mapping[str, Any], path: Path) -> tuple[int, int]:
             if loop["epoch_loop.batch_progress"]["is_last_batch"] and epoch == saved:
                 completed = loop["epoch_progress"]["current"]["completed"]
                 epoch += int(completed == epoch)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _ODD as error:
         raise UserError(f"{path}: epoch and global_step: expected numbers ({error!s})") from None
     return step, epoch
 
