@@ -32,6 +32,7 @@ from vits_jax.errors import RunFailed, UserError
 FORMAT_VERSION = 1
 DIRECTORY = "checkpoints"
 _STATE = "state"  # Orbax's name for it
+_WRITTEN_AT_ONCE = 1 << 26  # bytes; the largest tensor of the presets has 21 MB
 _LIBRARIES = ("vits_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -190,12 +191,18 @@ def write_new(run_dir: str | Path, step: int, state: Any, metadata: Metadata) ->
         unfinished.mkdir()
     except OSError as error:
         raise UserError(f"{run_dir}: cannot be made: {error.strerror}") from error
+    # Nothing else touches the arrays meanwhile: written as they are, little by little, they
+    # take hardly more memory than they have.
+    context = ocp.Context()
+    context.memory.deepcopy_host_arrays = False
+    context.memory.write_concurrent_bytes = _WRITTEN_AT_ONCE
     try:
-        checkpoints = Checkpoints(unfinished, RunConfig())
-        try:
-            checkpoints.save(step, state, metadata, {})
-        finally:
-            checkpoints.close()
+        with context:
+            checkpoints = Checkpoints(unfinished, RunConfig())
+            try:
+                checkpoints.save(step, state, metadata, {})
+            finally:
+                checkpoints.close()
         unfinished.rename(run_dir)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
