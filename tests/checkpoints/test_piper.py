@@ -130,8 +130,9 @@ def test_the_epoch_that_comes_next(tmp_path: Path, epoch: int, loops: Any, expec
 def test_a_rate_that_was_never_stepped_goes_on(tmp_path: Path) -> None:
     values = ckpt(epoch=50)
     values["optimizer_states"][1]["param_groups"][0].update(lr=1e-4, betas=(0.5, 0.9))
-    o = piper.read(write(values, tmp_path / "x.ckpt")).metadata.config.optimizer
-    assert o.learning_rate_d * o.lr_decay_d**50 == pytest.approx(1e-4, rel=1e-12)
+    metadata = piper.read(write(values, tmp_path / "x.ckpt")).metadata
+    o = metadata.config.optimizer
+    assert metadata.learning_rates()[1] == 1e-4
     assert o.betas_d == (0.5, 0.9)
     assert o.betas == (0.8, 0.99)
 

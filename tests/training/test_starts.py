@@ -251,9 +251,10 @@ def test_resume_from_a_ckpt(several, piper_file, tmp_path):
     assert state["['optimizer']['model_g']['count']"] == 2
     mu = state["['optimizer']['model_g']['mu']['enc_p.emb.weight']"]
     np.testing.assert_array_equal(mu, theirs["optimizer_states"][0]["state"][0]["exp_avg"])
-    o = loop.store.read_metadata(loop.store.resolve(tmp_path / "run")).config.optimizer
-    assert o.learning_rate == 3e-5
-    assert o.learning_rate_d * o.lr_decay_d**3 == pytest.approx(1e-4)
+    metadata = loop.store.read_metadata(loop.store.resolve(tmp_path / "run"))
+    o = metadata.config.optimizer
+    assert metadata.epoch == 3
+    assert metadata.learning_rates() == (3e-5, 1e-4)  # the flag's, from here on; the checkpoint's
     assert o.betas_d == (0.5, 0.9)
     # The same command goes on from the run's own checkpoint, with the same settings.
     command[command.index("--max_steps=2")] = "--max_steps=3"
@@ -265,9 +266,9 @@ def test_another_decay_begins_at_the_rate_there_is(several, piper_file, tmp_path
     caplog.set_level(logging.INFO, "vits_jax")
     command = flags(several, tmp_path / "run", max_steps=2, resume_from_checkpoint=piper_file)
     assert main([*command, "--lr-decay-d", "1"]) == 0
-    o = loop.store.read_metadata(loop.store.resolve(tmp_path / "run")).config.optimizer
-    assert o.learning_rate_d == pytest.approx(1e-4)
-    assert "learning rates from here: 0.0002 and 0.0001 (after 3 epochs" in caplog.text
+    metadata = loop.store.read_metadata(loop.store.resolve(tmp_path / "run"))
+    assert metadata.config.optimizer.lr_decay_d == 1
+    assert metadata.learning_rates() == (2e-4, 1e-4)
     assert "nothing is left to train" in caplog.text  # the checkpoint is at step 2
 
 

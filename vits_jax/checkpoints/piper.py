@@ -95,13 +95,14 @@ def _read(values: Mapping[str, Any], path: Path, voice: VoiceConfig | None) -> P
     params = {network: {n: params[network][n] for n in expected[network]} for network in params}
     optimizer, settings = _optimizers(values, params, left, path)
     step, epoch = _position(values, path)
-    rates = _optimizer_config(values, given, settings, epoch, path)
+    rates = _optimizer_config(values, given, settings, path)
     metadata = Metadata(
         Config(audio=config.audio, model=config.model, optimizer=rates),
         epoch,
         0,
         _dataset(config, voice),
         {},
+        decay_from=epoch,
     )
     return PiperCheckpoint(params, optimizer, step, metadata, left)
 
@@ -255,22 +256,17 @@ def _optimizer_config(
     values: Mapping[str, Any],
     given: Mapping[str, Any],
     groups: Sequence[Mapping[str, Any]],
-    epoch: int,
     path: Path,
 ) -> OptimizerConfig:
-    """Rates, betas and weights of the losses: what the optimizers say, else hyperparameters.
-
-    ``learning_rate * lr_decay**epoch`` is the checkpoint's current rate, also where its
-    trainer never stepped the schedule.
-    """
+    """Current rates, betas and weights of the losses: what the optimizers say, else
+    hyperparameters."""
     wanted = ("lr_decay", "lr_decay_d", "c_mel", "c_kl", "learning_rate", "learning_rate_d")
     found = {n: given[n] for n in (*wanted, "betas", "betas_d", "eps") if given.get(n) is not None}
     try:
         for suffix, schedule in zip(("", "_d"), values.get("lr_schedulers") or []):
             found[f"lr_decay{suffix}"] = float(schedule["gamma"])
         for suffix, group in zip(("", "_d"), groups):
-            decay = found.get(f"lr_decay{suffix}", OptimizerConfig.lr_decay)
-            found[f"learning_rate{suffix}"] = float(group["lr"]) / float(decay) ** epoch
+            found[f"learning_rate{suffix}"] = float(group["lr"])
             found[f"betas{suffix}"] = tuple(map(float, group["betas"]))
             found |= {name: float(group[name]) for name in ("eps", "weight_decay")}
             if group.get("amsgrad") or group.get("maximize"):
@@ -319,9 +315,10 @@ def to_ckpt(state: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
     config, shapes = metadata.config, parameter_shapes(metadata.config)
     step = int(state["step"])
     o = config.optimizer
+    now, now_d = metadata.learning_rates()
     rates = (
-        (o.learning_rate, o.lr_decay, o.betas),
-        (o.learning_rate_d, o.lr_decay_d, o.betas_d),
+        (o.learning_rate, now, o.lr_decay, o.betas),
+        (o.learning_rate_d, now_d, o.lr_decay_d, o.betas_d),
     )
     return {
         "epoch": metadata.epoch,
@@ -335,7 +332,7 @@ def to_ckpt(state: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
         "loops": {"fit_loop": _fit_loop(step, metadata.epoch, metadata.batch)},
         "callbacks": {},
         "optimizer_states": [
-            _optimizer_state(state["optimizer"][network], list(shapes[network]), o, rate, metadata)
+            _optimizer_state(state["optimizer"][network], list(shapes[network]), o, rate)
             for network, rate in zip(NETWORKS, rates)
         ],
         "lr_schedulers": [
@@ -344,9 +341,9 @@ def to_ckpt(state: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
                 "base_lrs": [rate],
                 "last_epoch": metadata.epoch,
                 "_step_count": metadata.epoch + 1,
-                "_last_lr": [rate * decay**metadata.epoch],
+                "_last_lr": [current],
             }
-            for rate, decay, _ in rates
+            for rate, current, decay, _ in rates
         ],
         "hparams_name": "kwargs",
         "hyper_parameters": hyperparameters(config),
@@ -372,10 +369,9 @@ def _optimizer_state(
     moments: Mapping[str, Any],
     names: Sequence[str],
     o: OptimizerConfig,
-    rate: tuple[float, float, tuple[float, float]],
-    metadata: Metadata,
+    rate: tuple[float, float, float, tuple[float, float]],
 ) -> dict[str, Any]:
-    base, decay, betas = rate
+    base, current, _, betas = rate
     count = np.asarray(moments["count"], np.float32)
     return {
         "state": {
@@ -384,7 +380,7 @@ def _optimizer_state(
         },
         "param_groups": [
             {
-                "lr": base * decay**metadata.epoch,
+                "lr": current,
                 "betas": tuple(betas),
                 "eps": o.eps,
                 "weight_decay": o.weight_decay,

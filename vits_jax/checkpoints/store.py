@@ -40,7 +40,8 @@ _LIBRARIES = ("vits_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 class Metadata:
     """All of a checkpoint but its arrays.
 
-    ``epoch`` and ``batch`` (within the epoch) are what the run does next. ``dataset`` is
+    ``epoch`` and ``batch`` (within the epoch) are what the run does next; the learning rates
+    have decayed since ``decay_from``, an epoch. ``dataset`` is
     the dataset's ``config.json``, with the phoneme and speaker maps that speaking needs;
     ``plan`` identifies data and order of the batches.
     """
@@ -50,13 +51,18 @@ class Metadata:
     batch: int
     dataset: Mapping[str, Any]
     plan: Mapping[str, Any]
+    decay_from: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What is written."""
         versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         return {
             "format_version": FORMAT_VERSION,
-            "position": {"epoch": self.epoch, "batch": self.batch},
+            "position": {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "decay_from": self.decay_from,
+            },
             "config": self.config.to_dict(),
             "dataset": dict(self.dataset),
             "plan": dict(self.plan),
@@ -80,7 +86,13 @@ class Metadata:
             batch=values["position"]["batch"],
             dataset=values["dataset"],
             plan=values["plan"],
+            decay_from=values["position"].get("decay_from", 0),
         )
+
+    def learning_rates(self) -> tuple[float, float]:
+        """Of the generator and the discriminators, in the epoch that comes next."""
+        o, epochs = self.config.optimizer, self.epoch - self.decay_from
+        return o.learning_rate * o.lr_decay**epochs, o.learning_rate_d * o.lr_decay_d**epochs
 
 
 @dataclass(frozen=True)

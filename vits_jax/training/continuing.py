@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from vits_jax.model.networks import parameter_shapes
 
 _LOGGER = logging.getLogger(__name__)
 
+_SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d")
 # What may be different when a run is continued: its length, its devices, the learning
 # rates, what is logged and kept. A dataset may lie elsewhere: its content is compared.
 MAY_CHANGE = frozenset(
     {
         *("max_epochs", "max_steps", "fast_dev_run"),
         *("devices", "accelerator"),
-        *("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d"),
+        *_SCHEDULE,
         *("log_every_n_steps", "check_val_every_n_epoch"),
         *("checkpoint_epochs", "checkpoint_steps", "keep_newest", "keep_best", "keep_epochs"),
         *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
@@ -45,13 +46,15 @@ NO_PARAMETERS = frozenset({"p_dropout", "segment_size"})
 class Start:
     """The first batch of a run, and the checkpoint that it begins with, if any.
 
-    With a `transfer`, what it takes are parameters of a new run; else the whole state.
+    With a `transfer`, what it takes are parameters of a new run; else the whole state. The
+    learning rates decay from the epoch `decay_from` on.
     """
 
     epoch: int = 0
     batch: int = 0
     source: Source | None = None
     transfer: Transfer | None = None
+    decay_from: int = 0
 
 
 def plan_identity(dataset: Dataset, plan: Plan, batches_per_epoch: int) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def find_start(
     run_dir: Path | None,
     plan: Mapping[str, Any],
     dataset: Mapping[str, Any],
-    given: Collection[str] | None = None,
+    given: Set[str] | None = None,
 ) -> tuple[Config, Start]:
     """Where to start, and the configuration to go on with.
 
@@ -121,11 +124,11 @@ def find_start(
 
 
 def _continue(
-    config: Config, checkpoint: Path, plan: Mapping[str, Any], given: Collection[str] | None
+    config: Config, checkpoint: Path, plan: Mapping[str, Any], given: Set[str] | None
 ) -> tuple[Config, Start]:
     source = open_checkpoint(checkpoint)
     metadata = source.metadata
-    config = _with_optimizer(config, metadata, given)
+    config = _with_optimizer(config, metadata.config.optimizer, given)
     run_dir = checkpoint.parent.parent
     changed = store.differences(metadata.config, config, MAY_CHANGE)
     if changed:
@@ -141,7 +144,7 @@ def _continue(
             f"with --resume_from_checkpoint {run_dir} to train on from there"
         )
     _LOGGER.info("continuing at step %s", checkpoint.name)
-    return config, Start(metadata.epoch, metadata.batch, source)
+    return config, Start(metadata.epoch, metadata.batch, source, decay_from=metadata.decay_from)
 
 
 def _resume(
@@ -149,7 +152,7 @@ def _resume(
     source: Source,
     plan: Mapping[str, Any],
     dataset: Mapping[str, Any],
-    given: Collection[str] | None,
+    given: Set[str] | None,
 ) -> tuple[Config, Start]:
     metadata = source.metadata
     theirs = metadata.config
@@ -168,38 +171,30 @@ def _resume(
                 "say wrong; --warmstart_ckpt goes by their names",
                 key,
             )
-    config = _with_optimizer(config, metadata, given)
+    optimizer, decay_from = theirs.optimizer, metadata.decay_from
+    if given is not None and not given.isdisjoint(_SCHEDULE):
+        # What the user says of the rates counts from here on, from the rates there are.
+        rates = dict(zip(("learning_rate", "learning_rate_d"), metadata.learning_rates()))
+        optimizer, decay_from = dataclasses.replace(optimizer, **rates), metadata.epoch
+    config = _with_optimizer(config, optimizer, given)
     if metadata.plan == plan:
+        batch = metadata.batch
         _LOGGER.info("resuming %s where it stopped", source.where)
-        return config, Start(metadata.epoch, metadata.batch, source)
-    _LOGGER.info(
-        "resuming %s at the start of epoch %d: its batches were others",
-        *(source.where, metadata.epoch),
-    )
-    return config, Start(metadata.epoch, 0, source)
+    else:
+        batch = 0
+        _LOGGER.info(
+            "resuming %s at the start of epoch %d: its batches were others",
+            *(source.where, metadata.epoch),
+        )
+    return config, Start(metadata.epoch, batch, source, decay_from=decay_from)
 
 
-def _with_optimizer(
-    config: Config, metadata: store.Metadata, given: Collection[str] | None
-) -> Config:
-    """With the checkpoint's settings of the optimizers, except those that the user gave.
-
-    Another decay begins at the rate that the checkpoint has come to.
-    """
-    ours, theirs = vars(config.optimizer), metadata.config.optimizer
+def _with_optimizer(config: Config, theirs: OptimizerConfig, given: Set[str] | None) -> Config:
+    """With the checkpoint's settings of the optimizers, except those that the user gave."""
+    ours = vars(config.optimizer)
     kept = {name: value for name, value in ours.items() if given is None or name in given}
-    for rate, decay in (("learning_rate", "lr_decay"), ("learning_rate_d", "lr_decay_d")):
-        if given is not None and decay in kept and kept[decay] > 0 and rate not in kept:
-            ratio = getattr(theirs, decay) / kept[decay]
-            kept[rate] = getattr(theirs, rate) * ratio**metadata.epoch
     optimizer = dataclasses.replace(theirs, **kept)
     for name, value in vars(optimizer).items():
         if value != ours[name]:
             _LOGGER.info("%s %s, as in the checkpoint", name, value)
-    _LOGGER.info(
-        "learning rates from here: %.4g and %.4g (after %d epochs of decay)",
-        optimizer.learning_rate * optimizer.lr_decay**metadata.epoch,
-        optimizer.learning_rate_d * optimizer.lr_decay_d**metadata.epoch,
-        metadata.epoch,
-    )
     return dataclasses.replace(config, optimizer=optimizer)

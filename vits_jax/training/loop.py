@@ -8,7 +8,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -55,7 +55,7 @@ class Outcome:
         return 0 if self.signal is None else 128 + self.signal
 
 
-def train(config: Config, given: Collection[str] | None = None) -> Outcome:
+def train(config: Config, given: Set[str] | None = None) -> Outcome:
     """Train until the configuration says so, or SIGINT or SIGTERM does.
 
     Args:
@@ -78,9 +78,7 @@ def train(config: Config, given: Collection[str] | None = None) -> Outcome:
         return _train(config, given, run_dir, stop)
 
 
-def _train(
-    config: Config, given: Collection[str] | None, run_dir: Path | None, stop: _Stop
-) -> Outcome:
+def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: _Stop) -> Outcome:
     run = config.run
 
     # Mesh
@@ -142,11 +140,13 @@ def _train(
             # Before a broken state could be saved, this raises: from finite gradients and
             # moments AdamW makes finite parameters.
             report(lag=0)
-            metadata = store.Metadata(config, epoch, batch, dataset.config.raw, identity)
+            metadata = store.Metadata(
+                config, epoch, batch, dataset.config.raw, identity, start.decay_from
+            )
             output.save(step, state, metadata, of_epoch)
 
         while step < end and stop.signal is None:
-            rates = _learning_rates(config, epoch)
+            rates = _learning_rates(config, epoch - start.decay_from)
             rates_on_devices = jax.device_put(rates, replicated(mesh))
             for bucket, rows in batches(dataset, plan, epoch, batch, per_epoch - batch):
                 compiling = train_step.seconds
@@ -228,12 +228,12 @@ def _due(count: int, every: int | None) -> bool:
     return every is not None and count % every == 0
 
 
-def _learning_rates(config: Config, epoch: int) -> dict[str, np.float32]:
-    """Both networks' rates, which decay once per epoch."""
+def _learning_rates(config: Config, epochs: int) -> dict[str, np.float32]:
+    """Both networks' rates after so many epochs, of which each decays them once."""
     o = config.optimizer
     rates = {
-        "learning_rate": o.learning_rate * o.lr_decay**epoch,
-        "learning_rate_d": o.learning_rate_d * o.lr_decay_d**epoch,
+        "learning_rate": o.learning_rate * o.lr_decay**epochs,
+        "learning_rate_d": o.learning_rate_d * o.lr_decay_d**epochs,
     }
     return {name: np.float32(rate) for name, rate in rates.items()}
 
