@@ -20,6 +20,7 @@ from vits_jax.checkpoints import store
 from vits_jax.config import Config
 from vits_jax.train import configure
 from vits_jax.training import loop, validation
+from vits_jax.training.step import all_finite
 
 RATE, HOP = 8000, 16
 SYMBOLS = "_^$ abcdefghijklmnopqrstuvwxyz"
@@ -83,7 +84,8 @@ def flags(dataset: Path, run_dir: Path, **more: Any) -> list[str]:
     config = dataset.parent / "small.yaml"
     config.write_text(json.dumps(SMALL))  # JSON is YAML
     given = {"dataset_dir": dataset, "config": config, "run_dir": run_dir, "batch_size": 4}
-    given |= {"devices": 1} | more
+    # Epochs of milliseconds: each saves all the same.
+    given |= {"devices": 1, "checkpoint_minutes": 0} | more
     return [f"--{name}={value}" for name, value in given.items()]
 
 
@@ -139,8 +141,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Put a step that compiles at once in place of the real one, which does not.
 
     It touches all that the loop hands it, so that a lost, repeated or changed batch, rate
-    or step shows in the state; a learning rate above 1 makes the loss infinite. Returns
-    the list of batch shapes that training and validation trace.
+    or step shows in the state; a learning rate above 1 makes the loss infinite, and the
+    update is skipped. Returns the list of batch shapes that training and validation trace.
     """
     traced: list[tuple[int, ...]] = []
 
@@ -164,12 +166,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             total = jnp.mean(batch["audio"].astype(jnp.float32) * batch["weight"][:, None])
             total = total + jnp.sum(batch["phoneme_ids"] * batch["speaker_ids"][:, None]) / 1000
             change = total * rates["learning_rate"] + rates["learning_rate_d"]
+            broken = jnp.where(rates["learning_rate"] > 1, jnp.inf, 0.0)
+            metrics = losses(total + broken) | {"grad_norm_g": total, "grad_norm_d": total}
+            finite = all_finite(metrics)
+            change = jnp.where(finite, change, 0.0)
             state = jax.tree.map(lambda x: x + change.astype(x.dtype), state) | {
                 "step": state["step"] + 1
             }
-            broken = jnp.where(rates["learning_rate"] > 1, jnp.inf, 0.0)
-            norms = {"grad_norm_g": total, "grad_norm_d": total}
-            return state, losses(total + broken) | norms
+            return state, metrics | {"skipped": jnp.where(finite, 0.0, 1.0)}
 
         return jax.jit(step, donate_argnums=0)
 
@@ -185,5 +189,5 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     monkeypatch.setattr(loop, "create_state", create_state)
     monkeypatch.setattr(loop, "make_train_step", make_train_step)
     monkeypatch.setattr(validation, "make_eval_step", make_eval_step)
-    monkeypatch.setattr(validation.Validation, "speak", lambda self, state, step, events: None)
+    monkeypatch.setattr(validation.Validation, "speak", lambda self, *arguments: None)
     return traced

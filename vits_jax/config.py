@@ -137,7 +137,12 @@ class RunConfig:
     default_root_dir: str | None = _flag(
         None, "where runs/ is made (default: the dataset directory)"
     )
-    checkpoint_epochs: int | None = _flag(None, "save every N epochs (default: 1)")
+    checkpoint_minutes: float = _flag(
+        15.0, "save when N minutes have gone since the last save, also within an epoch (0: never)"
+    )
+    checkpoint_epochs: int | None = _flag(
+        None, "save every N epochs (default: 1, if a third of checkpoint_minutes has gone)"
+    )
     checkpoint_steps: int | None = _flag(None, "save every N batches as well")
     keep_newest: int = _flag(3, "checkpoints to keep: the newest N (-1: every one)")
     keep_best: int = _flag(1, "and the N with the lowest validation mel loss")
@@ -160,6 +165,12 @@ class RunConfig:
     )
     voice_config: str | None = _flag(
         None, "config.json of the dataset that a .ckpt was trained on: its symbols and speakers"
+    )
+    strict: bool = _flag(
+        False, "refuse to go on from an earlier checkpoint where the newest one is damaged"
+    )
+    max_skipped_updates: int = _flag(
+        10, "stop after N updates in a row that were skipped: losses or gradients not finite"
     )
     accelerator: str = _flag("auto", "auto, cpu, gpu or tpu")
     devices: int | str = _flag("auto", "how many devices to use (auto: all)")

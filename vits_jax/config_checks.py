@@ -180,8 +180,9 @@ def _run(run: RunConfig) -> Iterator[str]:
         run,
         1,
         *("checkpoint_epochs", "checkpoint_steps", "keep_epochs"),
-        *("check_val_every_n_epoch", "log_every_n_steps"),
+        *("check_val_every_n_epoch", "log_every_n_steps", "max_skipped_updates"),
     )
+    yield from _finite(run, "checkpoint_minutes")
     named = [name for name in CHECKPOINT_FLAGS if getattr(run, name) is not None]
     if len(named) > 1:
         both = " and ".join(f"--{name.replace('_', '-')}" for name in named)

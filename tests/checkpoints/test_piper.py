@@ -340,7 +340,7 @@ def read_or_refuse(path: Path) -> None:
     """Import it. That what is read is written whole, other tests show: here it is not written."""
     before = sorted(path.parent.iterdir())
     try:
-        with mock.patch("vits_jax.checkpoints.store.write_new"):
+        with mock.patch("vits_jax.checkpoints.saving.write_new"):
             import_ckpt(path, path.parent / "run")
     except UserError as error:
         assert "\n" not in str(error)

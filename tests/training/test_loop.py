@@ -14,9 +14,9 @@ import pytest
 
 from tests.runs import assert_equal, flags, leaves, read_events, small, stand_in, write_dataset
 from vits_jax.checkpoints import store
-from vits_jax.errors import RunFailed, UserError
+from vits_jax.errors import UserError
 from vits_jax.train import configure
-from vits_jax.training import loop, validation
+from vits_jax.training import loop, run_directory, validation
 from vits_jax.training.loop import train
 
 
@@ -160,16 +160,6 @@ def test_one_trace_per_shape_and_validation_adds_none(dataset, tmp_path, traced,
     assert set(by_validation) <= set(by_training)
 
 
-def test_a_number_that_is_not_finite_stops_the_run(dataset, tmp_path, traced):
-    run_dir = tmp_path / "run"
-    train(small(dataset, run_dir, max_steps=2))
-    good = leaves(run_dir)
-    with pytest.raises(RunFailed, match=r"step 3: not finite: .*loss_g inf"):
-        train(small(dataset, run_dir, max_steps=20, learning_rate=2, checkpoint_steps=1))
-    assert steps(run_dir) == [2]
-    assert_equal(leaves(run_dir), good)
-
-
 def test_what_is_kept(dataset, tmp_path, traced):
     run_dir = tmp_path / "run"
     # The stand-in's validation loss falls to a minimum and rises again as x crosses zero.
@@ -260,10 +250,15 @@ def test_resume_with_other_data_starts_the_epoch_again(dataset, tmp_path, traced
 def test_a_run_directory_of_another_configuration(dataset, tmp_path, traced, changed, named):
     run_dir = tmp_path / "run"
     train(small(dataset, run_dir, max_steps=1))
-    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+
+    def times() -> dict[Path, int]:
+        files = (path for path in run_dir.rglob("*") if path.name != run_directory.LOCK)
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = times()
     with pytest.raises(UserError, match=named):
         train(small(dataset, run_dir, max_steps=2, **changed))
-    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+    assert times() == before
 
 
 def test_what_may_change(dataset, tmp_path, traced):

@@ -19,8 +19,9 @@ from piper.patch_voice_with_alignment import add_alignment_output
 import vits_jax
 from tests.runs import HOP, RATE, SYMBOLS, no_room
 from tests.voice import test_voice
+from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.source import Source
-from vits_jax.checkpoints.store import Checkpoints, Metadata
+from vits_jax.checkpoints.store import Metadata
 from vits_jax.export_onnx import main
 from vits_jax.voice import Voice, companions, export, graph, streaming, verify
 
@@ -31,10 +32,10 @@ COMPANIONS = ["MODEL_CARD.md", "tokens.txt", "voice.onnx", "voice.onnx.json"]
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of two speakers who say something."""
     voice, directory = test_voice.voice(), tmp_path_factory.mktemp("run")
-    checkpoints = Checkpoints(directory, voice.config.run)
+    checkpoints = Checkpoints(directory, Keep())
     dataset = dict(voice.dataset) | {"language": {"code": "en-gb"}, "dataset": "letters"}
     metadata = Metadata(voice.config, 0, 0, dataset, {})
-    checkpoints.save(12, {"params": {"model_g": voice.parameters}}, metadata, {})
+    checkpoints.save(12, {"params": {"model_g": voice.parameters}}, metadata)
     checkpoints.close()
     return directory
 

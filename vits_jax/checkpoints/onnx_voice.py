@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vits_jax.checkpoints import store
+from vits_jax.checkpoints import saving, store
 from vits_jax.checkpoints.onnx_file import load
 from vits_jax.checkpoints.onnx_graph import Weights, weights
 from vits_jax.checkpoints.source import UNHEARD
@@ -90,7 +90,7 @@ def write(out: str | Path, voice: Recovered) -> None:
     """
     state = {"step": np.zeros((), np.int32), "params": {"model_g": dict(voice.parameters)}}
     metadata = store.Metadata(voice.config, epoch=0, batch=0, dataset=voice.dataset, plan={})
-    store.write_new(out, 0, state, metadata)
+    saving.write_new(out, 0, state, metadata)
 
 
 # What the JSON says

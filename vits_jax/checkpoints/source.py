@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 from jax.sharding import Sharding
 
 from vits_jax.checkpoints import piper, store
+from vits_jax.checkpoints.digests import Damaged
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.data.manifest import read_voice_config
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.parameters import Parameters
+
+_LOGGER = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -188,4 +192,15 @@ def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) ->
         voice = None if voice_config is None else read_voice_config(Path(voice_config))
         return _Piper(path, piper.read(path, voice))
     step_dir = store.resolve(path)
-    return _Stored(step_dir, store.read_contents(step_dir))
+    if step_dir == path.absolute():
+        return _Stored(step_dir, store.read_contents(step_dir))
+    source, damaged = open_newest(path)
+    for error in damaged.values():
+        _LOGGER.warning("%s: step %s is used", error, source.where.name)
+    return source
+
+
+def open_newest(run_dir: Path, *, strict: bool = False) -> tuple[Source, dict[Path, Damaged]]:
+    """The newest whole step of a run, and the damaged ones after it; see `store.newest_whole`."""
+    step_dir, contents, damaged = store.newest_whole(run_dir, strict=strict)
+    return _Stored(step_dir, contents), damaged

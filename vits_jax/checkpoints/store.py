@@ -2,9 +2,11 @@
 
 ::
 
-    RUN/checkpoints/STEP/state       step, parameters, optimizer moments
-    RUN/checkpoints/STEP/metrics     validation mel loss, finished epoch (for what is kept)
-    RUN/checkpoints/STEP/…METADATA   `Metadata` as JSON
+    RUN/checkpoints/STEP/state         step, parameters, optimizer moments
+    RUN/checkpoints/STEP/…METADATA     `Metadata` as JSON
+    RUN/checkpoints/STEP/digests.json  SHA-256 of every file (`digests`)
+    RUN/checkpoints/STEP/metrics.json  validation mel loss (for what is kept), once it is known
+    RUN/checkpoints/STEP.damaged       a step that was found not to be what was saved
 
 A step's directory gets its name when it is complete: a run killed while it saves has the
 step before. A checkpoint does not depend on the number of devices that wrote it.
@@ -12,27 +14,31 @@ step before. A checkpoint does not depend on the number of devices that wrote it
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import importlib.metadata
-import math
-import os
+import json
+import logging
 import platform
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from orbax.checkpoint import v1 as ocp
 
-from vits_jax.config import Config, RunConfig
-from vits_jax.errors import RunFailed, UserError
+from vits_jax.checkpoints import digests
+from vits_jax.checkpoints.digests import Damaged
+from vits_jax.config import Config
+from vits_jax.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 DIRECTORY = "checkpoints"
-_STATE = "state"  # Orbax's name for it
-_WRITTEN_AT_ONCE = 1 << 26  # bytes; the largest tensor of the presets has 21 MB
+METRICS = "metrics.json"
+_STATE, _METADATA = "state", "_CHECKPOINT_METADATA"  # Orbax's names
 _LIBRARIES = ("vits_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -58,6 +64,7 @@ class Metadata:
         versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         return {
             "format_version": FORMAT_VERSION,
+            "digests": digests.NAME,  # without them it is not whole
             "position": {
                 "epoch": self.epoch,
                 "batch": self.batch,
@@ -80,145 +87,22 @@ class Metadata:
                 f"{where}: format_version {version}, expected at most {FORMAT_VERSION}: "
                 "install a newer vits_jax"
             )
-        return cls(
-            config=Config.from_dict(values["config"], str(where)),
-            epoch=values["position"]["epoch"],
-            batch=values["position"]["batch"],
-            dataset=values["dataset"],
-            plan=values["plan"],
-            decay_from=values["position"].get("decay_from", 0),
-        )
+        try:
+            return cls(
+                config=Config.from_dict(values["config"], str(where)),
+                epoch=values["position"]["epoch"],
+                batch=values["position"]["batch"],
+                dataset=values["dataset"],
+                plan=values["plan"],
+                decay_from=values["position"].get("decay_from", 0),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Damaged(f"{where}: damaged: its metadata is not what was saved") from error
 
     def learning_rates(self) -> tuple[float, float]:
         """Of the generator and the discriminators, in the epoch that comes next."""
         o, epochs = self.config.optimizer, self.epoch - self.decay_from
         return o.learning_rate * o.lr_decay**epochs, o.learning_rate_d * o.lr_decay_d**epochs
-
-
-@dataclass(frozen=True)
-class _EpochEnds:
-    """Orbax policy: keep the checkpoint at the end of every Nth epoch."""
-
-    epochs: int
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        finished = [(info.metrics or {}).get("epochs") for info in checkpoints]
-        return [count is not None and count % self.epochs == 0 for count in finished]
-
-
-def _mel(metrics: Mapping[str, float]) -> float:
-    return metrics.get("mel", math.inf)
-
-
-class Checkpoints:
-    """The checkpoints of one run, saved in the background.
-
-    Kept are the newest ``keep_newest`` (-1: all), the ``keep_best`` of lowest validation
-    mel loss and, for ever, those at the end of every ``keep_epochs``th epoch.
-    """
-
-    def __init__(self, run_dir: Path, keep: RunConfig):
-        policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(None if keep.keep_newest < 0 else keep.keep_newest)]
-        if keep.keep_best:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=_mel,
-                    reverse=True,
-                    n=keep.keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        if keep.keep_epochs is not None:
-            kept.append(_EpochEnds(keep.keep_epochs))
-        self.directory = (run_dir / DIRECTORY).absolute()
-        for half_written in self.directory.glob("*.orbax-checkpoint-tmp"):  # by a killed run
-            shutil.rmtree(half_written)
-        self._manager = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-        )
-
-    def steps(self) -> list[int]:
-        """The steps there are, oldest first."""
-        return [info.step for info in self._manager.checkpoints]
-
-    def save(self, step: int, state: Any, metadata: Metadata, metrics: Mapping[str, float]) -> None:
-        """Save in the background; returns when `state` is copied and may be overwritten.
-
-        Args:
-            step: batches trained.
-            state: a pytree of arrays.
-            metrics: ``epochs``, how many are finished, at the end of one; ``mel``, the
-                validation loss, after a validation.
-        """
-        try:
-            self._manager.save_async(
-                step,
-                state,
-                force=True,
-                metrics=dict(metrics),
-                custom_metadata=metadata.to_json(),
-            )
-        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-            raise self._failed(error) from error
-
-    def wait(self) -> None:
-        """Wait for the last save. `RunFailed` if it could not be written."""
-        try:
-            self._manager.wait()
-        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-            raise self._failed(error) from error
-
-    def close(self) -> None:
-        """Wait for the last save, and let go of the directory."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
-
-    def _failed(self, error: Exception) -> RunFailed:
-        reason = " ".join(str(error).split())[:300]
-        return RunFailed(f"no checkpoint could be written to {self.directory}: {reason}")
-
-
-def write_new(run_dir: str | Path, step: int, state: Any, metadata: Metadata) -> Path:
-    """Write one checkpoint, into a run directory of its own; whole, or not at all.
-
-    Returns:
-        The step's directory.
-
-    Raises:
-        UserError: the directory is there already, or cannot be made.
-        RunFailed: the disk is full.
-    """
-    run_dir = Path(run_dir)
-    if run_dir.exists() or run_dir.is_symlink():
-        raise UserError(
-            f"{run_dir}: is there already, and is not overwritten: name a new directory"
-        )
-    unfinished = run_dir.with_name(f".{run_dir.name}.{os.getpid()}.unfinished")
-    try:
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir()
-    except OSError as error:
-        raise UserError(f"{run_dir}: cannot be made: {error.strerror}") from error
-    # Nothing else touches the arrays meanwhile: written as they are, little by little, they
-    # take hardly more memory than they have.
-    context = ocp.Context()
-    context.memory.deepcopy_host_arrays = False
-    context.memory.write_concurrent_bytes = _WRITTEN_AT_ONCE
-    try:
-        with context:
-            checkpoints = Checkpoints(unfinished, RunConfig())
-            try:
-                checkpoints.save(step, state, metadata, {})
-            finally:
-                checkpoints.close()
-        unfinished.rename(run_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return run_dir / DIRECTORY / str(step)
 
 
 def resolve(path: str | Path) -> Path:
@@ -260,19 +144,101 @@ class Contents:
 
 
 def read_contents(step_dir: Path) -> Contents:
-    """All of one step's directory but its arrays."""
-    stored = ocp.metadata(step_dir)
+    """All of one step's directory but its arrays.
+
+    Raises:
+        Damaged: a file of it, those with the arrays too, is not what was saved.
+        UserError: it is of a later format, or not one of ours.
+    """
+    sealed = (step_dir / digests.NAME).exists()
+    if sealed:
+        digests.check(step_dir)
+    stored = _read(step_dir, ocp.metadata, step_dir)
+    if not sealed and "digests" in (stored.custom_metadata or {}):
+        raise Damaged(f"{step_dir / digests.NAME}: missing: it was saved with the rest")
     metadata = Metadata.from_json(stored.custom_metadata, step_dir)
-    shapes = {
-        network: {name: tuple(array.shape) for name, array in arrays.items()}
-        for network, arrays in stored.metadata["params"].items()
-    }
-    return Contents(metadata, shapes, "optimizer" in stored.metadata)
+    try:
+        shapes = {
+            network: {name: tuple(array.shape) for name, array in arrays.items()}
+            for network, arrays in stored.metadata["params"].items()
+        }
+        return Contents(metadata, shapes, "optimizer" in stored.metadata)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{step_dir}: damaged: its index is not what was saved") from error
 
 
 def read_metadata(step_dir: Path) -> Metadata:
     """The metadata of one step's directory."""
     return read_contents(step_dir).metadata
+
+
+def metrics_of(step_dir: Path) -> dict[str, float]:
+    """What is known of a step: ``mel``, a validation's loss, and ``epochs`` at an epoch's end.
+
+    Numbers decide what is kept, and nothing else: what cannot be read is not known.
+    """
+    found: dict[str, float] = {}
+    try:
+        if (step_dir / METRICS).exists():
+            found |= digests.read_sealed(step_dir / METRICS)
+        elif (step_dir / "metrics" / "metrics").exists():  # of the first releases
+            found |= json.loads((step_dir / "metrics" / "metrics").read_text(encoding="utf-8"))
+        written = json.loads((step_dir / _METADATA).read_text(encoding="utf-8"))
+        position = written["custom_metadata"]["position"]
+        if position["batch"] == 0 < position["epoch"]:
+            found["epochs"] = position["epoch"]
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        _LOGGER.warning("%s: what is known of this step cannot be read: %s", step_dir, error)
+    return found
+
+
+def newest_whole(
+    run_dir: Path, *, strict: bool = False
+) -> tuple[Path, Contents, dict[Path, Damaged]]:
+    """The newest step of a run that is what was saved, and the damaged ones after it.
+
+    Args:
+        run_dir: a run directory, or its directory of checkpoints, with at least one step.
+        strict: refuse where the newest one is damaged.
+
+    Raises:
+        UserError: none is whole, or the newest one is not and `strict` is set.
+    """
+    steps = step_directories(run_dir / DIRECTORY) or step_directories(run_dir)
+    damaged: dict[Path, Damaged] = {}
+    for step_dir in reversed(steps):
+        try:
+            return step_dir.absolute(), read_contents(step_dir), damaged
+        except Damaged as error:
+            damaged[step_dir] = error
+        if strict:
+            raise UserError(
+                f"{damaged[step_dir]}: --strict refuses the step before it: leave it out, or put "
+                f"a copy of step {step_dir.name} there"
+            ) from damaged[step_dir]
+    others = f"; none of the {len(steps) - 1} before is whole either" if len(steps) > 1 else ""
+    raise UserError(
+        f"{damaged[steps[-1]]}{others}: put a copy there, or begin again in another --run-dir"
+    ) from damaged[steps[-1]]
+
+
+def set_aside(damaged: Mapping[Path, Damaged], instead: Path) -> None:
+    """Give damaged steps another name, so that they are none any more, and say so."""
+    for step_dir, error in damaged.items():
+        aside = step_dir.with_name(f"{step_dir.name}.damaged")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = step_dir.with_name(f"{step_dir.name}.damaged.{number}")
+        try:
+            step_dir.rename(aside)
+        except OSError as reason:
+            raise UserError(
+                f"{error}: it cannot be moved aside: {reason.strerror}: remove {step_dir}"
+            ) from reason
+        _LOGGER.warning(
+            "%s: step %s is moved to %s, step %s is used", error, step_dir.name, aside, instead.name
+        )
 
 
 def restore(step_dir: Path, target: Any) -> Any:
@@ -282,15 +248,33 @@ def restore(step_dir: Path, target: Any) -> Any:
         step_dir: one step's directory (`resolve`).
         target: the tree that is wanted, of `jax.ShapeDtypeStruct` with ``sharding``: it may
             leave out parts of the checkpoint, and lie on other devices than wrote it.
+
+    Raises:
+        Damaged: it cannot be read.
     """
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        try:
-            return ocp.load(step_dir, target)
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{step_dir}: the checkpoint cannot be read: {reason}") from error
+        return _read(step_dir, ocp.load, step_dir, target)
+
+
+def held(function: Callable[..., Any], *arguments: Any, **more: Any) -> Future[Any]:
+    """Call a function of Orbax; the future, which is done, holds its result or its failure.
+
+    Orbax raises what its many parts raise, and ``Exception`` itself.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        context = contextvars.copy_context()  # Orbax's settings are in it
+        return thread.submit(context.run, function, *arguments, **more)
+
+
+def _read(step_dir: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    outcome = held(function, *arguments)
+    error = outcome.exception()
+    if error is not None:
+        reason = " ".join(str(error).split())[:300]
+        raise Damaged(f"{step_dir}: the checkpoint cannot be read: {reason}") from error
+    return outcome.result()
 
 
 def differences(old: Config, new: Config, may_change: frozenset[str]) -> list[str]:

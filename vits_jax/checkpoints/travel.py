@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from vits_jax.checkpoints import piper, store
+from vits_jax.checkpoints import piper, saving, store
 from vits_jax.checkpoints import torch as torch_files
 from vits_jax.checkpoints.source import numpy_state, open_checkpoint
 from vits_jax.data.manifest import read_voice_config
@@ -43,7 +43,7 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
         state = {"step": np.array(checkpoint.step, np.int32), "params": checkpoint.params}
     for name in checkpoint.left:
         _LOGGER.info("left out: %s", name)
-    step_dir = store.write_new(output, checkpoint.step, state, checkpoint.metadata)
+    step_dir = saving.write_new(output, checkpoint.step, state, checkpoint.metadata)
     _LOGGER.info(
         "%s: %d tensors, step %d, epoch %d%s",
         *(step_dir, sum(map(len, checkpoint.params.values()))),

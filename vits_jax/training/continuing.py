@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vits_jax.checkpoints import store
-from vits_jax.checkpoints.source import Source, open_checkpoint
+from vits_jax.checkpoints.source import Source, open_checkpoint, open_newest
 from vits_jax.checkpoints.transfer import VOCODER, Transfer, from_single_speaker, warm_start
-from vits_jax.config import Config
+from vits_jax.config import Config, OptimizerConfig
 from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batches import Plan
 from vits_jax.data.manifest import Dataset
@@ -33,7 +33,8 @@ MAY_CHANGE = frozenset(
         *("devices", "accelerator"),
         *_SCHEDULE,
         *("log_every_n_steps", "check_val_every_n_epoch"),
-        *("checkpoint_epochs", "checkpoint_steps", "keep_newest", "keep_best", "keep_epochs"),
+        *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
+        *("keep_newest", "keep_best", "keep_epochs", "strict", "max_skipped_updates"),
         *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
         *CHECKPOINT_FLAGS,
     }
@@ -103,11 +104,10 @@ def find_start(
     """
     run = config.run
     named = [name for name in CHECKPOINT_FLAGS if getattr(run, name) is not None]
-    steps = store.step_directories(run_dir / store.DIRECTORY) if run_dir is not None else []
-    if steps:
+    if run_dir is not None and store.step_directories(run_dir / store.DIRECTORY):
         for name in named:
             _LOGGER.info("%s has a checkpoint: it beats --%s", run_dir, name)
-        return _continue(config, steps[-1].absolute(), plan, given)
+        return _continue(config, run_dir, plan, given)
     if not named:
         return config, Start()
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
@@ -124,12 +124,11 @@ def find_start(
 
 
 def _continue(
-    config: Config, checkpoint: Path, plan: Mapping[str, Any], given: Set[str] | None
+    config: Config, run_dir: Path, plan: Mapping[str, Any], given: Set[str] | None
 ) -> tuple[Config, Start]:
-    source = open_checkpoint(checkpoint)
+    source, damaged = open_newest(run_dir, strict=config.run.strict)
     metadata = source.metadata
     config = _with_optimizer(config, metadata.config.optimizer, given)
-    run_dir = checkpoint.parent.parent
     changed = store.differences(metadata.config, config, MAY_CHANGE)
     if changed:
         raise UserError(
@@ -143,7 +142,8 @@ def _continue(
             f"({was} utterances then, {now} now): use another --run-dir, "
             f"with --resume_from_checkpoint {run_dir} to train on from there"
         )
-    _LOGGER.info("continuing at step %s", checkpoint.name)
+    store.set_aside(damaged, source.where)
+    _LOGGER.info("continuing at step %s", source.where.name)
     return config, Start(metadata.epoch, metadata.batch, source, decay_from=metadata.decay_from)
 
 
@@ -174,8 +174,9 @@ def _resume(
     optimizer, decay_from = theirs.optimizer, metadata.decay_from
     if given is not None and not given.isdisjoint(_SCHEDULE):
         # What the user says of the rates counts from here on, from the rates there are.
-        rates = dict(zip(("learning_rate", "learning_rate_d"), metadata.learning_rates()))
-        optimizer, decay_from = dataclasses.replace(optimizer, **rates), metadata.epoch
+        rate, rate_d = metadata.learning_rates()
+        optimizer = dataclasses.replace(optimizer, learning_rate=rate, learning_rate_d=rate_d)
+        decay_from = metadata.epoch
     config = _with_optimizer(config, optimizer, given)
     if metadata.plan == plan:
         batch = metadata.batch

@@ -1,24 +1,22 @@
-"""What a run tells: a progress bar, TensorBoard events, its configuration."""
+"""What a run tells while it trains: a progress bar, averages for TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
-import math
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from vits_jax.errors import RunFailed
+from vits_jax.data.batches import Batch
+from vits_jax.training.events import Events
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -27,47 +25,32 @@ SPEED_OVER = 50  # steps that rates are averaged over
 LAG = 2  # steps whose numbers are not read yet, so that the devices never wait for the host
 
 
-class Events:
-    """TensorBoard events of one run; writes nothing without a directory."""
-
-    def __init__(self, run_dir: Path | None, step: int):
-        # Events after `step` are of steps that a crash lost and that are now repeated.
-        self._writer = (
-            None
-            if run_dir is None
-            else SummaryWriter(logdir=str(run_dir), purge_step=step if step else None)
-        )
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One number each."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-
-    def audio(self, step: int, tag: str, audio: np.ndarray, sample_rate: int) -> None:
-        """Speech, float32 ``[samples]``, made as loud as it can be, as Piper does."""
-        if self._writer is not None:
-            loud = audio / max(0.01, float(np.max(np.abs(audio), initial=0.0)))
-            self._writer.add_audio(tag, loud[:, None], step, sample_rate=sample_rate)
-
-    def close(self) -> None:
-        """Write what is still in memory."""
-        if self._writer is not None:
-            self._writer.close()
-
-
 @dataclass(frozen=True)
 class StepNumbers:
-    """One training step: its losses, gradient norms and learning rates, and its batch's speech."""
+    """One training step.
+
+    Attributes:
+        step, epoch: batches trained with it, epochs finished before it.
+        rates: learning rates.
+        speech_seconds: of its batch.
+        batch: what it was given, on the host.
+        rows: int ``[…]``, rows of the dataset in it.
+        values: losses and gradient norms, once they are known.
+        skipped: whether its update was, because one of them is not finite.
+    """
 
     step: int
     epoch: int
-    values: dict[str, float]
+    rates: Mapping[str, float]
     speech_seconds: float
+    batch: Batch
+    rows: np.ndarray
+    values: Mapping[str, float] = field(default_factory=dict)
+    skipped: bool = False
 
 
 class Pending:
-    """Metrics of the newest steps, read a few steps late and checked to be finite."""
+    """Metrics of the newest steps, read a few steps late."""
 
     def __init__(self) -> None:
         self._steps: deque[tuple[StepNumbers, dict[str, jax.Array]]] = deque()
@@ -77,26 +60,12 @@ class Pending:
         self._steps.append((known, metrics))
 
     def ready(self, lag: int = LAG) -> Iterator[StepNumbers]:
-        """Steps but for the newest `lag`, oldest first; waits for them.
-
-        Raises:
-            RunFailed: a number is not finite.
-        """
+        """Steps but for the newest `lag`, oldest first; waits for them."""
         while len(self._steps) > lag:
             known, metrics = self._steps.popleft()
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            check_finite(f"step {known.step}", values)
-            yield dataclasses.replace(known, values=values | known.values)
-
-
-def check_finite(where: str, values: Mapping[str, float]) -> None:
-    """Raise `RunFailed`, with their names, if numbers are not finite."""
-    broken = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise RunFailed(
-            f"{where}: not finite: {', '.join(broken)}; the last checkpoint is from before it, "
-            "a lower --learning-rate may help"
-        )
+            skipped = values.pop("skipped") > 0
+            yield dataclasses.replace(known, values=values, skipped=skipped)
 
 
 class Progress:
@@ -143,9 +112,12 @@ class Progress:
         self._window.append(numbers)
         speech = self._clock[-1][1] + numbers.speech_seconds
         self._clock.append((time.perf_counter() - self._other, speech))
-        self._bar.update(numbers.step - self._bar.n)
-        if not self._bar.disable:
-            self._bar.set_postfix(self._shown(), refresh=False)
+        try:
+            self._bar.update(numbers.step - self._bar.n)
+            if not self._bar.disable:
+                self._bar.set_postfix(self._shown(), refresh=False)
+        except OSError:  # the terminal is gone: the run goes on without a bar
+            self._bar.disable = True
         if numbers.step % self._every == 0:
             self.write()
 
@@ -154,9 +126,12 @@ class Progress:
         if not self._window:
             return
         last, speed = self._window[-1], self._speed()
-        for name in last.values:
-            mean = float(np.mean([numbers.values[name] for numbers in self._window]))
-            self._events.scalars(last.step, {f"train/{name}": mean})
+        counted = [numbers.values for numbers in self._window if not numbers.skipped]
+        means = {
+            name: float(np.mean([v[name] for v in counted])) for name in last.values if counted
+        }
+        means |= {**last.rates, "skipped": float(len(self._window) - len(counted))}
+        self._events.scalars(last.step, {f"train/{name}": mean for name, mean in means.items()})
         self._events.scalars(last.step, {"epoch": last.epoch, **speed})
         if self._bar.disable:
             shown = "  ".join(f"{name} {value}" for name, value in self._shown().items())
@@ -185,4 +160,5 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
 import signal
-import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,15 +19,19 @@ from vits_jax.checkpoints import store
 from vits_jax.compilation import CompiledByShape
 from vits_jax.config import Config, RunConfig, write_yaml
 from vits_jax.config_checks import check
-from vits_jax.data.batches import Plan, batches, make_plan
+from vits_jax.data.batches import Batch, Plan, batches, make_plan
 from vits_jax.data.left_out import describe
 from vits_jax.data.manifest import Dataset, VoiceConfig, load_dataset, read_config
 from vits_jax.data.split import Split, split
 from vits_jax.errors import UserError
 from vits_jax.training.continuing import Start, find_start, plan_identity
-from vits_jax.training.logging import LAG, Events, Pending, Progress, StepNumbers
+from vits_jax.training.logging import LAG, Pending, StepNumbers
 from vits_jax.training.mesh import check_batch_size, make_mesh, put_rows, replicated
+from vits_jax.training.outputs import Outputs
+from vits_jax.training.run_directory import run_directory
+from vits_jax.training.skipping import Skipped
 from vits_jax.training.step import State, create_state, make_train_step
+from vits_jax.training.stopping import Stop, stop_signal
 from vits_jax.training.validation import Validation
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,13 +64,13 @@ def train(config: Config, given: Set[str] | None = None) -> Outcome:
 
     Raises:
         UserError: the configuration, or the data, cannot be trained on.
-        RunFailed: a loss is not finite, or a checkpoint cannot be written.
+        RunFailed: too many losses are not finite, or the last checkpoint cannot be written.
     """
     check(config)
     config = _of_dataset(config, read_config(str(config.data.dataset_dir)))
     with (
-        _run_directory(config) as run_dir,
-        _stop_signal() as stop,
+        run_directory(config) as run_dir,
+        stop_signal() as stop,
         logging_redirect_tqdm(),
         # float32 as it says: accelerators would round the operands of products to fewer bits.
         jax.default_matmul_precision("highest"),
@@ -78,7 +78,7 @@ def train(config: Config, given: Set[str] | None = None) -> Outcome:
         return _train(config, given, run_dir, stop)
 
 
-def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: _Stop) -> Outcome:
+def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: Stop) -> Outcome:
     run = config.run
 
     # Mesh
@@ -128,52 +128,66 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: _
             "ends the run there or before",
             *(start.source.where, step, epoch),
         )
-    with _Output(run_dir, run, step, end, start) as output:
-        pending, progress = Pending(), output.progress
-        of_epoch: dict[str, float] = {}  # of the epoch that has just ended, if one has
+    pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
+    lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
+    with Outputs(run_dir, run, step, end) as output:
 
-        def report(lag: int = LAG) -> None:
+        def report(lag: int = lag) -> None:
             for numbers in pending.ready(lag):
-                progress.step(numbers)
+                output.progress.step(numbers)
+                skipped.count(numbers)
+            if lag and skipped.in_row:
+                report(lag=0)
 
         def save() -> None:
-            # Before a broken state could be saved, this raises: from finite gradients and
-            # moments AdamW makes finite parameters.
             report(lag=0)
             metadata = store.Metadata(
                 config, epoch, batch, dataset.config.raw, identity, start.decay_from
             )
-            output.save(step, state, metadata, of_epoch)
+            output.save(step, state, metadata)
 
-        while step < end and stop.signal is None:
+        def ending() -> bool:
+            return step >= end or stop.asked or skipped.too_many
+
+        while not ending():
             rates = _learning_rates(config, epoch - start.decay_from)
             rates_on_devices = jax.device_put(rates, replicated(mesh))
+            planned = plan.epoch(epoch)
             for bucket, rows in batches(dataset, plan, epoch, batch, per_epoch - batch):
                 compiling = train_step.seconds
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                     on_devices = put_rows(rows, mesh)
                     shape = (bucket.phonemes, bucket.frames)
                     state, metrics = train_step(shape, state, on_devices, rates_on_devices)
-                progress.other(train_step.seconds - compiling)
-                step, batch, of_epoch = step + 1, batch + 1, {}
-                seconds = float(rows["audio_lengths"] @ rows["weight"]) / config.audio.sample_rate
-                known = {name: float(rate) for name, rate in rates.items()}
-                pending.push(StepNumbers(step, epoch, known, seconds), metrics)
+                output.progress.other(train_step.seconds - compiling)
+                numbers = StepNumbers(
+                    step=step + 1,
+                    epoch=epoch,
+                    rates={name: float(rate) for name, rate in rates.items()},
+                    speech_seconds=_seconds(rows, config),
+                    batch=rows,
+                    rows=planned.rows[batch][planned.weight[batch] > 0],
+                )
+                pending.push(numbers, metrics)
+                step, batch = step + 1, batch + 1
                 report()
-                if batch == per_epoch or step >= end or stop.signal is not None:
+                if batch == per_epoch or ending():
                     break
-                if _due(step, run.checkpoint_steps):
+                if output.due(step, epoch, batch):
                     save()
             if batch == per_epoch:
-                epoch, batch, of_epoch = epoch + 1, 0, {"epochs": float(epoch + 1)}
-                if stop.signal is None and (
-                    run.fast_dev_run or _due(epoch, run.check_val_every_n_epoch)
+                epoch, batch = epoch + 1, 0
+                # Saved before anything that could fail: validation is such a thing.
+                if output.due(step, epoch, batch) or step >= end:
+                    save()
+                if not stop.asked and (
+                    run.fast_dev_run or epoch % run.check_val_every_n_epoch == 0
                 ):
                     report(lag=0)
-                    of_epoch |= output.validate(validation, state, step)
-                if _due(epoch, run.checkpoint_epochs or 1) or _due(step, run.checkpoint_steps):
-                    save()
+                    output.validate(validation, state, step, stop)
         save()
+    if skipped.too_many:
+        raise skipped.failure(run_dir, checkpoint=step)
     _LOGGER.info(
         "%s after %d steps: epoch %d, batch %d of %d",
         "done" if stop.signal is None else f"stopped by {signal.Signals(stop.signal).name}",
@@ -224,8 +238,9 @@ def _end(run: RunConfig, step: int, epoch: int, batch: int, per_epoch: int) -> f
     )
 
 
-def _due(count: int, every: int | None) -> bool:
-    return every is not None and count % every == 0
+def _seconds(batch: Batch, config: Config) -> float:
+    """Of speech in a batch."""
+    return float(batch["audio_lengths"] @ batch["weight"]) / config.audio.sample_rate
 
 
 def _learning_rates(config: Config, epochs: int) -> dict[str, np.float32]:
@@ -276,110 +291,3 @@ def _announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: 
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""
     _LOGGER.info("checkpoints kept: %s, the best %d%s", newest, run.keep_best, for_ever)
-
-
-class _Output:
-    """What a run writes: events, progress, checkpoints; nothing in a fast_dev_run.
-
-    Leaving the context waits for the last checkpoint.
-    """
-
-    def __init__(self, run_dir: Path | None, run: RunConfig, step: int, end: float, start: Start):
-        self._run, self._saved = run, -1
-        self._checkpoints = None if run_dir is None else store.Checkpoints(run_dir, run)
-        here = None if self._checkpoints is None else self._checkpoints.directory
-        if start.source is not None and start.source.where.parent == here:
-            self._saved = step
-        self.events = Events(run_dir, step)
-        total = None if math.isinf(end) else int(end)
-        self.progress = Progress(step, total, run.log_every_n_steps, self.events)
-
-    def __enter__(self) -> _Output:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.progress.write()
-        self.progress.close()
-        self.events.close()
-        if self._checkpoints is not None:
-            self._checkpoints.close()
-
-    def save(
-        self, step: int, state: State, metadata: store.Metadata, metrics: Mapping[str, float]
-    ) -> None:
-        """Save a checkpoint, if this step has none."""
-        if self._checkpoints is not None and step != self._saved:
-            with self.progress.other_work():
-                self._checkpoints.save(step, state, metadata, metrics)
-            self._saved = step
-
-    def validate(self, validation: Validation, state: State, step: int) -> dict[str, float]:
-        """Validate; returns what the checkpoint should know: the mel loss, if there is one."""
-        with self.progress.other_work():
-            losses = validation.losses(state, self._run.fast_dev_run or None)
-            self.events.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
-            if self._run.fast_dev_run == 0:
-                validation.speak(state, step, self.events)
-        if losses:
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            _LOGGER.info("validation after step %d: %s", step, shown)
-        return {"mel": losses["mel"]} if losses else {}
-
-
-@contextlib.contextmanager
-def _run_directory(config: Config) -> Iterator[Path | None]:
-    """The run's directory, made if it is not there; gone again if bad input ended the run."""
-    run = config.run
-    if run.fast_dev_run:
-        _LOGGER.info("fast_dev_run: nothing is saved")
-        yield None
-        return
-    if run.run_dir is not None:
-        run_dir = Path(run.run_dir)
-    else:
-        runs = Path(run.default_root_dir or str(config.data.dataset_dir)) / "runs"
-        versions = [int(d.name[8:]) for d in runs.glob("version_*") if d.name[8:].isdecimal()]
-        run_dir = runs / f"version_{max(versions, default=-1) + 1}"
-    _LOGGER.info("run directory: %s", run_dir)
-    made = [d for d in (run_dir, *run_dir.parents) if not d.exists()]
-    try:
-        run_dir.mkdir(parents=True, exist_ok=run.run_dir is not None)
-    except OSError as error:
-        raise UserError(f"--run-dir {run_dir}: cannot be made: {error.strerror}") from error
-    try:
-        yield run_dir
-    except UserError:
-        with contextlib.suppress(OSError):  # one is not empty: leave it, and those above it
-            for directory in made:
-                directory.rmdir()
-        raise
-
-
-class _Stop:
-    """Which signal has asked the run to end, if one has."""
-
-    signal: int | None = None
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """SIGINT and SIGTERM end the run after the step at hand; a second one ends it at once."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python delivers signals to the main thread alone
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        _LOGGER.info("%s: saving after this step", signal.Signals(number).name)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

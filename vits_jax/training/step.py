@@ -167,10 +167,12 @@ def _update(
     grads: Parameters,
     state: optimizer.OptimizerState,
     rate: jax.Array,
-) -> tuple[Parameters, optimizer.OptimizerState, jax.Array]:
-    """One network's AdamW step, and the norm of its gradient."""
+    finite: jax.Array,
+) -> tuple[Parameters, optimizer.OptimizerState]:
+    """One network's AdamW step, or none where a number of the step is not finite."""
     o = config.optimizer
-    params, state = optimizer.update(
+    before = (params, state)
+    after = optimizer.update(
         params,
         grads,
         state,
@@ -179,7 +181,7 @@ def _update(
         eps=o.eps,
         weight_decay=o.weight_decay,
     )
-    return params, state, optax.tree.norm(grads)
+    return jax.tree.map(lambda old, new: jnp.where(finite, new, old), before, after)
 
 
 def train_step(
@@ -199,16 +201,25 @@ def train_step(
     random = RowRandomness(row_keys(config.run.seed, state["step"], rows), dropout=True)
     grads, metrics = gradients(config, networks, state["params"], batch, random)
     grads, metrics = lax.psum((grads, metrics), "data")
+    for name, which in (("model_g", "g"), ("model_d", "d")):
+        metrics[f"grad_norm_{which}"] = apart(optax.tree.norm, platform)(grads[name])
+    finite = all_finite(metrics)
     params, optimizers = {}, {}
-    for name, which, rate, betas in (
-        ("model_g", "g", rates["learning_rate"], config.optimizer.betas),
-        ("model_d", "d", rates["learning_rate_d"], config.optimizer.betas_d),
+    for name, rate, betas in (
+        ("model_g", rates["learning_rate"], config.optimizer.betas),
+        ("model_d", rates["learning_rate_d"], config.optimizer.betas_d),
     ):
         update = apart(functools.partial(_update, config, betas), platform)
-        params[name], optimizers[name], metrics[f"grad_norm_{which}"] = update(
-            state["params"][name], grads[name], state["optimizer"][name], rate
+        params[name], optimizers[name] = update(
+            state["params"][name], grads[name], state["optimizer"][name], rate, finite
         )
+    metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
     return {"step": state["step"] + 1, "params": params, "optimizer": optimizers}, metrics
+
+
+def all_finite(metrics: Metrics) -> jax.Array:
+    """bool ``[]``: a gradient that is not finite shows in its norm."""
+    return jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
 
 
 def eval_step(
@@ -252,7 +263,8 @@ def make_train_step(config: Config, mesh: Mesh) -> jax.stages.Wrapped:
 
     ``batch`` is laid out in rows over the mesh, the rest is replicated. ``rates`` holds
     ``learning_rate`` and ``learning_rate_d``. Metrics are the batch's means: ``mel`` and
-    ``kl`` unweighted, ``fm`` with its weight, as Piper logs them.
+    ``kl`` unweighted, ``fm`` with its weight, as Piper logs them. Where one of them is not
+    finite, only ``step`` changes in the state, and ``skipped`` is 1.
     """
     networks = abstract_networks(config)
     platform = mesh.devices.flat[0].platform

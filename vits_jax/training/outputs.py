@@ -1,0 +1,110 @@
+"""What a run writes: checkpoints, events, progress."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+
+from vits_jax.checkpoints.saving import Checkpoints, Keep
+from vits_jax.checkpoints.store import Metadata
+from vits_jax.config import RunConfig
+from vits_jax.errors import RunFailed
+from vits_jax.training.events import Events
+from vits_jax.training.logging import Progress
+from vits_jax.training.step import State
+from vits_jax.training.stopping import Stop
+from vits_jax.training.validation import Validation
+
+_LOGGER = logging.getLogger(__name__)
+
+_OF_AN_EPOCH = 1 / 3  # of checkpoint_minutes: at the end of an epoch a save is due sooner
+
+
+class Saves:
+    """When a checkpoint is due."""
+
+    def __init__(self, run: RunConfig):
+        self._run, self._last = run, time.monotonic()
+
+    def within_epoch(self, step: int) -> bool:
+        """After a batch that does not end an epoch."""
+        minutes = self._run.checkpoint_minutes
+        return _divides(self._run.checkpoint_steps, step) or bool(minutes and self._old(minutes))
+
+    def at_end(self, epoch: int, step: int) -> bool:
+        """After the last batch of an epoch, when so many are finished.
+
+        By default a save every epoch, but for short ones: it costs gigabytes of writing.
+        """
+        every, for_ever = self._run.checkpoint_epochs, self._run.keep_epochs
+        by_epochs = every is None or _divides(every, epoch)
+        old = every is not None or self._old(self._run.checkpoint_minutes * _OF_AN_EPOCH)
+        due = (by_epochs and old) or _divides(for_ever, epoch)
+        return due or _divides(self._run.checkpoint_steps, step)
+
+    def saved(self) -> None:
+        """Count from here."""
+        self._last = time.monotonic()
+
+    def _old(self, minutes: float) -> bool:
+        return time.monotonic() - self._last >= 60 * minutes
+
+
+def _divides(every: int | None, count: int) -> bool:
+    return every is not None and count % every == 0
+
+
+class Outputs:
+    """All that a run writes; nothing in a fast_dev_run.
+
+    Leaving the context waits for the last checkpoint, before anything else could fail.
+    """
+
+    def __init__(self, run_dir: Path | None, run: RunConfig, step: int, end: float):
+        self._run, self._saves = run, Saves(run)
+        self._checkpoints = None if run_dir is None else Checkpoints(run_dir, Keep.of(run))
+        self.events = Events(run_dir, step)
+        total = None if math.isinf(end) else int(end)
+        self.progress = Progress(step, total, run.log_every_n_steps, self.events)
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            if self._checkpoints is not None:
+                self._checkpoints.close()
+        except RunFailed:
+            if kind is None:  # else it is logged, and what ended the run is the news
+                raise
+        finally:
+            self.progress.write()
+            self.progress.close()
+            self.events.close()
+
+    def due(self, step: int, epoch: int, batch: int) -> bool:
+        """Whether a checkpoint is, at this position."""
+        return self._saves.within_epoch(step) if batch else self._saves.at_end(epoch, step)
+
+    def save(self, step: int, state: State, metadata: Metadata) -> None:
+        """Save a checkpoint, if this step has none."""
+        if self._checkpoints is not None:
+            with self.progress.other_work():
+                self._checkpoints.save(step, state, metadata)
+            self._saves.saved()
+
+    def validate(self, validation: Validation, state: State, step: int, stop: Stop) -> None:
+        """Validate; the checkpoint of this step learns its mel loss."""
+        whole = self._run.fast_dev_run == 0
+        with self.progress.other_work():
+            losses = validation.losses(state, self._run.fast_dev_run or None, stop)
+            self.events.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
+            if self._checkpoints is not None and "mel" in losses:
+                self._checkpoints.attach(step, {"mel": losses["mel"]})
+            if whole:
+                validation.speak(state, step, self.events, stop)
+        if losses:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            _LOGGER.info("validation after step %d: %s", step, shown)
