@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from vits_jax.check import main as check
 from vits_jax.data import audio_files, clips
 from vits_jax.data.manifest import load_dataset
 from vits_jax.preprocess import main
@@ -330,6 +331,35 @@ def test_a_mycroft_corpus(tmp_path: Path, prepared: Path, caplog):
     assert load(prepared).config.num_speakers == 1
 
 
+@pytest.mark.parametrize(
+    ("inside", "named"), [("", "corpus"), ("else", "../corpus"), ("corpus", ".")]
+)
+@pytest.mark.parametrize("dataset_format", ["ljspeech", "mycroft"])
+def test_a_corpus_named_from_where_one_is(
+    tmp_path: Path, monkeypatch, capsys, dataset_format: str, inside: str, named: str
+):
+    if dataset_format == "ljspeech":
+        write_corpus(tmp_path / "corpus", ["a|ann|One."], {"a": 1.0})
+    else:
+        (tmp_path / "corpus" / "ann").mkdir(parents=True)
+        (tmp_path / "corpus" / "ann" / "x-metadata.txt").write_text("a|One.|4\n")
+        soundfile.write(tmp_path / "corpus" / "ann" / "a.wav", tone(1.0), RATE)
+    (tmp_path / "else").mkdir()
+    argv = [*flags(Path("corpus"), Path("data")), "--dataset-format", dataset_format]
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 0
+    monkeypatch.chdir(tmp_path / inside)
+    there = tmp_path / "there"
+    assert main([*flags(Path(named), there), "--dataset-format", dataset_format]) == 0
+    for prepared in (tmp_path / "data", there):
+        assert [(e["speaker"], e["text"]) for e in entries(prepared)] == [("ann", "One.")]
+        assert len(load(prepared)) == 1
+    capsys.readouterr()
+    assert check([named, "--json", "--dataset-format", "auto", "--max-workers", "1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["rows"], report["used"]) == (1, 1)
+
+
 def silent_around(directory: Path, speech: Path) -> float:
     """A corpus of one spoken clip between two seconds of silence; returns the clip's seconds."""
     name = (speech / "metadata.csv").read_text("utf-8").partition("|")[0]
@@ -467,6 +497,7 @@ def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, capl
 
 SLOW = """
 import sys, time
+from vits_jax.check import main as check
 from vits_jax.data import audio_files, clips
 decode = audio_files.decode
 def slowly(path, *more):

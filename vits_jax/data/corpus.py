@@ -110,8 +110,9 @@ def metadata_files(input_dir: Path) -> list[Path]:
     # `os.walk`, unlike `**`, neither follows links in circles nor fails where it may not look.
     bucket: Any = input_dir
     walk = bucket.walk() if "://" in str(input_dir) else os.walk(input_dir)
+    as_path = type(input_dir)  # what is walked begins with `input_dir`, relative ones too
     return sorted(
-        input_dir / folder / name
+        as_path(folder) / name
         for folder, _, names in walk
         for name in names
         if name.endswith("-metadata.txt")
