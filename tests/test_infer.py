@@ -16,6 +16,7 @@ import vits_jax
 import vits_jax.voice
 from tests.runs import HOP, RATE, SYMBOLS, no_room, small, write_dataset
 from vits_jax.infer import main
+from vits_jax.preprocess import main as preprocess
 from vits_jax.training.loop import train
 
 LINES = [
@@ -91,6 +92,58 @@ def test_a_text(run_dir: Path, tmp_path: Path, monkeypatch, loaded_once):
     assert (tmp_path / "text" / "0.wav").read_bytes() == (tmp_path / "ids" / "0.wav").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def one_speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("one")
+    dataset = write_dataset(directory / "data", utterances=6, speakers=1)
+    return train(small(dataset, directory / "run", max_steps=0)).run_dir
+
+
+@pytest.mark.parametrize("kind", ["ljspeech", "mycroft", "speaker_id"])
+def test_lines_of_a_dataset_whose_one_speaker_has_a_name(
+    one_speaker: Path, tmp_path: Path, monkeypatch, caplog, kind: str
+):
+    """As ``preprocess`` writes them; the voice knows no name."""
+    corpus, prepared = tmp_path / "corpus", tmp_path / "data"
+    folder = corpus / "ann" if kind == "mycroft" else corpus
+    folder.mkdir(parents=True)
+    file = "x-metadata.txt" if kind == "mycroft" else "metadata.csv"
+    columns = {"ljspeech": "a|ann|abc.\nb|ann|dab.\n", "mycroft": "a|abc.|4\nb|dab.|4\n"}
+    (folder / file).write_text(columns.get(kind, "a|abc.\nb|dab.\n"))
+    for name in "ab":
+        soundfile.write(folder / f"{name}.wav", np.sin(np.arange(RATE) * ord(name)), RATE)
+    more = ["--speaker-id", "3"] if kind == "speaker_id" else []
+    dataset_format = "mycroft" if kind == "mycroft" else "ljspeech"
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps({symbol: i for i, symbol in enumerate(SYMBOLS + ".")}))
+    assert preprocess([
+        *(f"--input-dir={corpus}", f"--output-dir={prepared}", "--language=en-us", "--no-trim"),
+        *(f"--sample-rate={RATE}", f"--dataset-format={dataset_format}", "--phoneme-type=text"),
+        *(f"--phonemes-path={ids}", "--max-workers=1", *more),
+    ]) == 0  # fmt: skip
+    text = (prepared / "dataset.jsonl").read_text()
+    named = ("speaker_id", 3) if kind == "speaker_id" else ("speaker", "ann")
+    assert [json.loads(line)[named[0]] for line in text.splitlines()] == [named[1]] * 2
+    text = text.replace(f"{len(SYMBOLS)}, ", "")  # this voice does not know the full stop
+    out = tmp_path / "out"
+    argv = ["--checkpoint", str(one_speaker), "--output-dir", str(out)]
+    assert speak(monkeypatch, text, *argv) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["0.wav", "1.wav"]
+    assert "speakers" not in caplog.text
+
+
+def test_lines_of_several_speakers_for_a_voice_of_one(
+    one_speaker: Path, tmp_path: Path, monkeypatch, caplog, capsys
+):
+    argv = ["--checkpoint", str(one_speaker), "--output-dir", str(tmp_path / "out")]
+    entries = [{"phoneme_ids": [1, 0, 5, 0, 2], "speaker": name} for name in ("ann", "bob")]
+    assert speak(monkeypatch, lines(*entries), *argv) == 0
+    assert "stdin names 2 speakers, this voice has one: it speaks every line" in caplog.text
+    assert speak(monkeypatch, lines(*entries), *argv, "--speaker", "ann") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("no speaker 'ann' in this voice: it has one, leave the speaker out")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -104,9 +157,11 @@ def test_a_text(run_dir: Path, tmp_path: Path, monkeypatch, loaded_once):
         (lines({"phoneme_ids": [999]}), "stdin:1: phoneme id 999: expected ids from 0 to"),
         (lines({"phoneme_ids": "abc"}), "stdin:1: phoneme_ids: expected a list"),
         (lines({"phoneme_ids": [1], "speaker_id": 9}), "stdin:1: speaker id 9: expected one"),
+        (lines({"phoneme_ids": [5] * 32_769}),
+         "stdin:1: 32769 phoneme ids in one sentence: expected at most 32768: split it"),
         ("\n", "stdin: no lines"),
     ],
-)
+)  # fmt: skip
 def test_bad_lines_leave_nothing_behind(
     run_dir, tmp_path, monkeypatch, capsys, loaded_once, text, expected
 ):
@@ -140,6 +195,14 @@ def test_bad_lines_leave_nothing_behind(
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--noise-w", "x"], "invalid float"),
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--text", "a", "--seed=-1"], "seed -1"),
         (["--checkpoint", "RUN", "--output-dir", "OUT", "--text", ""], "--text is empty"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--sample-rate", "22050"],
+         "--sample-rate 22050: this voice was trained at 8000 Hz and speaks at no other rate"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--volume", "0.5"], "at full scale"),
+        (["--model", "x.onnx", "--checkpoint", "y", "--output-dir", "OUT"], "use --checkpoint"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--output_file", "x.wav"], "--output-dir"),
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--cuda"], "--cuda true: leave it out"),
+        # What is only there to be refused is nobody's spelling mistake.
+        (["--checkpoint", "RUN", "--output-dir", "OUT", "--volum", "1"], "--volum: --help lists"),
     ],
 )  # fmt: skip
 def test_bad_flags(run_dir, tmp_path, monkeypatch, capsys, loaded_once, argv, expected):
@@ -149,6 +212,19 @@ def test_bad_flags(run_dir, tmp_path, monkeypatch, capsys, loaded_once, argv, ex
     assert speak(monkeypatch, lines(line), *[names.get(word, word) for word in argv]) == 2
     assert expected in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_flags_of_piper_that_ask_for_what_happens_anyway(
+    run_dir, tmp_path, monkeypatch, loaded_once
+):
+    for name, more in {
+        "a": ["--noise_w", "0.5"],
+        "b": ["--noise-w-scale=0.5", "--sample_rate", str(RATE), "--volume", "1.0"],
+    }.items():
+        argv = ["--checkpoint", str(run_dir), "--output-dir", str(tmp_path / name), *more]
+        assert speak(monkeypatch, lines(LINES[0]), *argv) == 0
+    a, b = ((tmp_path / name / "0.wav").read_bytes() for name in "ab")
+    assert a == b
 
 
 def test_everything_that_it_can_be_given(run_dir, tmp_path, monkeypatch, caplog, loaded_once):

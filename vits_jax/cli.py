@@ -45,7 +45,8 @@ class Parser(argparse.ArgumentParser):
 
     def complaint(self, word: str) -> str:
         """What to say to a word that is none of this parser's flags."""
-        known = [f for action in self._actions for f in action.option_strings if f[:2] == "--"]
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        known = [f for action in shown for f in action.option_strings if f[:2] == "--"]
         return unknown_flag(word.partition("=")[0], known)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:

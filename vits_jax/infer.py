@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vits_jax import files
+from vits_jax import files, other_flags
 from vits_jax.cli import Parser, run
 from vits_jax.errors import UserError
 
@@ -50,6 +50,11 @@ def _main(argv: Sequence[str]) -> None:
 
     use_cache()
     voice = load(flags.checkpoint, flags.voice_config)
+    if flags.sample_rate not in (None, voice.sample_rate):
+        raise UserError(
+            f"--sample-rate {flags.sample_rate}: this voice was trained at {voice.sample_rate} Hz "
+            "and speaks at no other rate: leave it out, and resample the files if need be"
+        )
     settings = Settings(flags.noise_scale, flags.length_scale, flags.noise_w, flags.seed)
     voice.check_settings(settings)
     silence = voice.silence(flags.sentence_silence)
@@ -84,6 +89,10 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def _checked(flags: Namespace) -> Namespace:
+    others = other_flags.OTHERS_OF_INFER
+    for name in vars(flags).keys() & others.keys():
+        where = f"--{name.replace('_', '-')}"
+        other_flags.refuse(name, getattr(flags, name), where, others)
     if flags.text is not None and not flags.text.strip():
         raise UserError("--text is empty: expected what to say")
     if flags.text is not None and flags.phoneme_ids is not None:
@@ -119,9 +128,9 @@ def read_lines(
     """Utterances from JSON lines.
 
     Args:
-        lines: each a JSON object with ``phoneme_ids`` or ``text`` and, of several speakers,
-            ``speaker_id`` or ``speaker``; other keys are not looked at, so lines of a
-            ``dataset.jsonl`` will do. Blank lines are passed over.
+        lines: each a JSON object with ``phoneme_ids`` or ``text`` and, where the voice has
+            several speakers, ``speaker_id`` or ``speaker``; other keys are not looked at, so
+            lines of a ``dataset.jsonl`` will do. Blank lines are passed over.
         speaker: who speaks the lines that do not say who.
 
     Returns:
@@ -130,7 +139,7 @@ def read_lines(
     Raises:
         UserError: a line cannot be spoken, or there is none.
     """
-    utterances = []
+    utterances, named = [], set[str]()
     for number, line in enumerate(lines):
         if not line.strip():
             continue
@@ -143,17 +152,29 @@ def read_lines(
             raise UserError(f"{where}expected a JSON object, got {type(entry).__name__}")
         if "phoneme_ids" not in entry and not isinstance(entry.get("text"), str):
             raise UserError(f"{where}no key 'phoneme_ids' (a list of whole numbers), nor 'text'")
+        if _speaker(entry) is not None:
+            named.add(str(_speaker(entry)))
         utterances.append(_utterance(str(number), where, entry, voice, speaker))
     if not utterances:
         raise UserError("stdin: no lines: expected JSON lines with phoneme_ids or text, or --text")
+    if voice.config.model.num_speakers == 1 and len(named) > 1:
+        _LOGGER.warning(
+            "stdin names %d speakers, this voice has one: it speaks every line", len(named)
+        )
     return utterances
+
+
+def _speaker(entry: dict[str, Any]) -> Any:
+    """Who a line says speaks it, by id or else by name; None where it does not say."""
+    number = entry.get("speaker_id")
+    return entry.get("speaker") if number is None else number
 
 
 def _utterance(
     name: str, where: str, entry: dict[str, Any], voice: Voice, speaker: str | int | None
 ) -> Utterance:
-    for key in ("speaker", "speaker_id"):  # the id wins
-        speaker = entry[key] if entry.get(key) is not None else speaker
+    if voice.config.model.num_speakers > 1 and _speaker(entry) is not None:
+        speaker = _speaker(entry)  # of one speaker a voice knows no name, though its dataset did
     try:
         if "phoneme_ids" in entry:
             return Utterance(name, [voice.sentence(entry["phoneme_ids"], speaker)])
@@ -260,7 +281,11 @@ def _parser() -> Parser:
         "--length-scale", type=float, default=1.0, help="above 1 is slower (default: 1)"
     )
     parser.add_argument(
-        "--noise-w", type=float, default=0.8, help="variation of the durations (default: 0.8)"
+        "--noise-w",
+        "--noise-w-scale",
+        type=float,
+        default=0.8,
+        help="variation of the durations (default: 0.8)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that variation (default: 0)")
     parser.add_argument(
@@ -278,6 +303,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--json", action="store_true", help="a JSON line for each file: when each phoneme is spoken"
     )
+    # The old trainer's, which wrote it into the files whatever the voice was.
+    parser.add_argument("--sample-rate", type=int, help=SUPPRESS)
+    other_flags.add_others(parser, other_flags.OTHERS_OF_INFER)
     return parser
 
 

@@ -6,16 +6,20 @@ to use instead.
 
 from __future__ import annotations
 
+import argparse
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from vits_jax.cli import dashed, unknown_flag
+from vits_jax.cli import Parser, dashed, unknown_flag
 from vits_jax.errors import UserError
 
 _NOT_BUILT = "not built yet"
 
 # flag: (the values that ask for what happens anyway, what to say to any other)
-OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
+Others = Mapping[str, tuple[tuple[str, ...], str]]
+
+# `train`'s
+OTHERS: Others = {
     # Later versions will have these.
     "precision": (("32", "32-true"), f"{_NOT_BUILT}: training is in float32 (--precision 32)"),
     "accumulate_grad_batches": (("1",), f"{_NOT_BUILT}: use a smaller --batch-size"),
@@ -69,10 +73,38 @@ OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
     "phoneme_type": ((), "use preprocess --phoneme-type"),
 }
 
+# `infer`'s, from both trainers and from `piper` itself
+OTHERS_OF_INFER: Others = {
+    "model": ((), "use --checkpoint (a voice.onnx becomes one with tools/import_onnx.py)"),
+    "config": ((), "use --voice-config, for a .ckpt: others know their own"),
+    "input_file": ((), "use --text, or JSON lines with phoneme_ids or text on stdin"),
+    "output_file": ((), "use --output-dir, where line n becomes n.wav, or --output-raw"),
+    "output_dir_naming": ((), "leave it out: line n becomes n.wav, from 0"),
+    "volume": (("1", "1.0"), "leave it out: the loudest sample is at full scale"),
+    "no_normalize": (("false",), "use --sample-format float32: samples as the model gives them"),
+    "cuda": (("false",), "leave it out: a GPU is used where JAX has one (vits_jax[cuda])"),
+    "data_dir": ((), "use --checkpoint with the whole path"),
+    "download_dir": ((), "leave it out: nothing is downloaded"),
+    "update_voices": (("false",), "leave it out: nothing is downloaded"),
+    "debug": (("false",), "leave it out: what is done is told anyway"),
+}
 
-def refuse(name: str, value: object, where: str) -> None:
+
+def add_others(parser: Parser, others: Others) -> None:
+    """Let `parser` take these flags, with a value or without, for `refuse` to answer."""
+    for name in others:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            nargs="?",
+            const="true",
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+
+
+def refuse(name: str, value: object, where: str, others: Others = OTHERS) -> None:
     """Raise `UserError` unless `value` asks for what happens anyway; `where` names the source."""
-    same, advice = OTHERS[name]
+    same, advice = others[name]
     if str(value).lower() not in same:
         raise UserError(f"{where} {value}: {advice}")
 

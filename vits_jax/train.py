@@ -108,14 +108,7 @@ def _parser() -> Parser:
                 help=_help(flag),
                 **_bare(flag),
             )
-    for name in other_flags.OTHERS:
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            nargs="?",
-            const="true",
-            default=argparse.SUPPRESS,
-            help=argparse.SUPPRESS,
-        )
+    other_flags.add_others(parser, other_flags.OTHERS)
     return parser
 
 
