@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.stages import Wrapped
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,12 +29,19 @@ def use_cache() -> None:
 
 
 def options_for(platform: str) -> dict[str, str] | None:
-    """Compiler options of a large program on ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+    """Compiler options of every program of ours on ``"cpu"``, ``"gpu"`` or ``"tpu"``.
 
     XLA:CPU finds each YNN fusion again by a walk over the whole program when it loads it
-    from the cache: thousands of them took most of the loading (docs/performance.md).
+    from the cache: thousands of them took most of the loading (docs/performance.md). And
+    jaxlib 0.11.2 is reported to compile some of them to wrong numbers.
     """
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if platform == "cpu" else None
+
+
+def jit(function: Callable[..., Any], platform: str | None = None, **options: Any) -> Wrapped:
+    """`jax.jit` with `options_for` a platform (default: that of JAX's first device)."""
+    platform = platform or jax.default_backend()
+    return jax.jit(function, compiler_options=options_for(platform), **options)
 
 
 def apart(function: Callable[..., Any], platform: str) -> Callable[..., Any]:

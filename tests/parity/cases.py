@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vits_jax.compilation import options_for
 from vits_jax.config import AudioConfig, Config, ModelConfig
 
 AUDIO = AudioConfig(
     sample_rate=8000, filter_length=64, hop_length=16, win_length=64, mel_channels=10
 )
 SEGMENT_FRAMES = 8
-# The same graph as ever, but LLVM spends half the time on it.
-QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
+# The same graph as ever, compiled as it is for users, but LLVM spends half the time on it.
+QUICK_COMPILATION = {**(options_for("cpu") or {}), "xla_backend_optimization_level": "0"}
 
 
 def tiny(*, speakers: int = 1, resblock: str = "2", use_sdp: bool = True) -> Config:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vits_jax.checkpoints import store
-from vits_jax.compilation import CompiledByShape
+from vits_jax.compilation import CompiledByShape, jit
 from vits_jax.config import Config, RunConfig, write_yaml
 from vits_jax.config_checks import check
 from vits_jax.data.batches import Batch, Plan, batches, make_plan
@@ -258,7 +258,8 @@ def _make_state(config: Config, mesh: Mesh, start: Start) -> State:
     fresh = functools.partial(create_state, config)
     key = jax.random.key(config.run.seed)
     if start.source is None or start.transfer is not None:
-        state = jax.jit(fresh, out_shardings=replicated(mesh))(key)
+        platform = mesh.devices.flat[0].platform
+        state = jit(fresh, platform, out_shardings=replicated(mesh))(key)
         if start.transfer is not None and start.source is not None:
             state["params"] = start.transfer.apply(state["params"], start.source)
         return state

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vits_jax.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
-from vits_jax.compilation import apart, options_for
+from vits_jax.compilation import apart, jit
 from vits_jax.config import Config
 from vits_jax.model.discriminator import Features
 from vits_jax.model.networks import Networks, abstract_networks, initial_parameters
@@ -295,10 +295,10 @@ def _over_rows(
     # check_vma would insert the gradients' sums by itself, once per tensor where it is used;
     # one explicit psum at the end is what the compiler combines best.
     sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
-    return jax.jit(
+    return jit(
         sharded,
+        mesh.devices.flat[0].platform,
         in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),
         out_shardings=NamedSharding(mesh, P()),
-        compiler_options=options_for(mesh.devices.flat[0].platform),
         **options,
     )

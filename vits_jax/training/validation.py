@@ -47,7 +47,7 @@ class Validation:
         self._plan = validation_plan(plan, dataset, rows)
         self._shape = (plan.buckets[-1].phonemes, plan.buckets[-1].frames)
         self._step = CompiledByShape(make_eval_step(config, mesh), "validation step")
-        self._stages = speech.make_stages(config)
+        self._stages = speech.make_stages(config, mesh.devices.flat[0].platform)
 
     @property
     def compiled(self) -> CompiledByShape:

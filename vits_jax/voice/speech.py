@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vits_jax.audio import spectrogram
+from vits_jax.compilation import jit
 from vits_jax.config import Config
 from vits_jax.model.networks import abstract_networks
 from vits_jax.model.parameters import Parameters, bind
@@ -54,8 +55,11 @@ class Stages(NamedTuple):
     """``(parameters, audio [B, F * hop], samples [B], sources, targets, seeds)`` to audio"""
 
 
-def make_stages(config: Config) -> Stages:
-    """The stages for a configuration; arrays decide the devices."""
+def make_stages(config: Config, platform: str | None = None) -> Stages:
+    """The stages for a configuration and a platform (default: that of JAX's first device).
+
+    Arrays decide the devices.
+    """
     network = abstract_networks(config).generator
 
     def encode(
@@ -107,7 +111,11 @@ def make_stages(config: Config) -> Stages:
             alone=True,
         )
 
-    return Stages(jax.jit(encode), jax.jit(decode, static_argnames="n_frames"), jax.jit(convert))
+    return Stages(
+        jit(encode, platform),
+        jit(decode, platform, static_argnames="n_frames"),
+        jit(convert, platform),
+    )
 
 
 def _random(seeds: jax.Array) -> PositionRandomness:
