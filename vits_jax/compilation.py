@@ -13,7 +13,9 @@ from typing import Any
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.stages import Wrapped
+from jax.stages import Compiled, Wrapped
+
+from vits_jax import device_memory
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -76,12 +78,15 @@ class CompiledByShape:
     """A jitted function, compiled ahead for each shape that it meets, and for no other.
 
     ``compiled[shape](*arguments)`` cannot compile again: arguments of another shape than
-    the first ones under the same key are an error.
+    the first ones under the same key are an error. A shape is (rows, phonemes, frames).
+
+    Raises:
+        RunFailed: there is not memory enough.
     """
 
     def __init__(self, function: Any, name: str):
         self._function, self._name = function, name
-        self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
+        self._compiled: dict[tuple[int, ...], Compiled] = {}
         self.seconds = 0.0  # spent compiling, all shapes together
 
     @property
@@ -91,13 +96,39 @@ class CompiledByShape:
 
     def __call__(self, shape: tuple[int, ...], *arguments: Any) -> Any:
         """Call for arguments that `shape` stands for."""
-        if shape not in self._compiled:
-            start = time.perf_counter()
-            with no_garbage_collection():
-                lowered = self._function.lower(*arguments)
-            self._compiled[shape] = lowered.compile()
-            seconds = time.perf_counter() - start
-            self.seconds += seconds
-            shown = " x ".join(map(str, shape))
-            _LOGGER.info("compiled the %s for %s in %.1f s", self._name, shown, seconds)
-        return self._compiled[shape](*arguments)
+        with device_memory.explained(lambda: self._about(shape)):
+            if shape not in self._compiled:
+                self._compile(shape, arguments)
+            return self._compiled[shape](*arguments)
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Around where results are waited for: if memory runs out there, `RunFailed` tells.
+
+        Which of the programs it was is not known by then; the largest is named.
+        """
+        return device_memory.explained(lambda: self._about(self._largest()))
+
+    def _compile(self, shape: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        start = time.perf_counter()
+        with no_garbage_collection():
+            lowered = self._function.lower(*arguments)
+        program = self._compiled[shape] = lowered.compile()
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        needs = device_memory.asked(program)
+        _LOGGER.info(
+            "compiled the %s for %s in %.1f s%s",
+            *(self._name, " x ".join(map(str, shape)), seconds),
+            "" if needs is None else f": it takes {device_memory.gigabytes(needs)}",
+        )
+
+    def _largest(self) -> tuple[int, ...] | None:
+        needs = {shape: device_memory.asked(p) or 0 for shape, p in self._compiled.items()}
+        return max(needs, key=needs.__getitem__, default=None)
+
+    def _about(self, shape: tuple[int, ...] | None) -> tuple[str, Compiled | None]:
+        if shape is None:
+            return f"the {self._name}", None
+        shown = " x ".join(map(str, shape))
+        what = f"the {self._name} for {shown} (rows x phonemes x frames)"
+        return what, self._compiled.get(shape)

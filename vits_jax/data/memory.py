@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from vits_jax.config import FIELDS, Config, convert, read_yaml
+from vits_jax.presets import preset_path
+
 
 class _Memory(NamedTuple):
     """Bytes of a step in float32: of the state, and beside it per step, row, frame, phoneme."""
@@ -32,3 +35,18 @@ def predict(quality: str, rows: int, phonemes: int, frames: int) -> int | None:
     if m is None:
         return None
     return m.state + m.step + rows * (m.row + frames * m.frame + phonemes * m.phoneme)
+
+
+def preset_of(config: Config) -> str | None:
+    """A preset that was measured and has this network; None if there is none."""
+    model = vars(config.model)
+    for name in _MEMORY:
+        path = preset_path(name)
+        sizes = {
+            key: convert(value, FIELDS[key].type, f"{path}: {key}")
+            for key, value in read_yaml(path).items()
+            if key in FIELDS and FIELDS[key].section == "model"
+        }
+        if sizes.items() <= model.items():
+            return name
+    return None

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from vits_jax import device_memory
 from vits_jax.checkpoints import store
 from vits_jax.compilation import CompiledByShape, jit
 from vits_jax.config import Config, RunConfig, write_yaml
@@ -111,10 +112,14 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
     if run_dir is not None:
         write_yaml(config, run_dir / "config.yaml")
     _announce(config, mesh, dataset, parts, plan)
+    shapes = [(plan.batch_size, b.phonemes, b.frames) for b in plan.used_buckets]
+    device_memory.announce(config, shapes, mesh)
 
     # State
-    state = _make_state(config, mesh, start)
-    step, epoch, batch = int(state["step"]), start.epoch, start.batch
+    advice = "use a smaller --quality, or a device with more memory"
+    with device_memory.explained(lambda: ("the state of model and optimizers", None), advice):
+        state = _make_state(config, mesh, start)
+        step, epoch, batch = int(state["step"]), start.epoch, start.batch
 
     # Step
     train_step = CompiledByShape(make_train_step(config, mesh), "training step")
@@ -130,7 +135,7 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
         )
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
-    with Outputs(run_dir, run, step, end) as output:
+    with Outputs(run_dir, run, step, end) as output, train_step.waiting():
 
         def report(lag: int = lag) -> None:
             for numbers in pending.ready(lag):
@@ -157,7 +162,7 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
                 compiling = train_step.seconds
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                     on_devices = put_rows(rows, mesh)
-                    shape = (bucket.phonemes, bucket.frames)
+                    shape = (plan.batch_size, bucket.phonemes, bucket.frames)
                     state, metrics = train_step(shape, state, on_devices, rates_on_devices)
                 output.progress.other(train_step.seconds - compiling)
                 numbers = StepNumbers(

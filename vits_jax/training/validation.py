@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vits_jax import device_memory
 from vits_jax.compilation import CompiledByShape
 from vits_jax.config import Config
 from vits_jax.data.batches import Batch, Plan, batches, validation_plan
@@ -70,7 +71,8 @@ class Validation:
             sums.append(self._sums(state, bucket, rows, index))
         if not sums:
             return {}
-        numbers = [{n: float(v) for n, v in part.items()} for part in jax.device_get(sums)]
+        with self._step.waiting():
+            numbers = [{n: float(v) for n, v in part.items()} for part in jax.device_get(sums)]
         broken = [i for i, part in enumerate(numbers) if not all(map(math.isfinite, part.values()))]
         if broken:
             self._warn(state, broken)
@@ -84,7 +86,8 @@ class Validation:
         with jax.transfer_guard("disallow"):
             batch = put_rows(rows, self._mesh)
             row = jax.device_put(first_row, replicated(self._mesh))
-            return self._step((bucket.phonemes, bucket.frames), state["params"], batch, row)
+            shape = (self._plan.batch_size, bucket.phonemes, bucket.frames)
+            return self._step(shape, state["params"], batch, row)
 
     def _warn(self, state: State, broken: Sequence[int]) -> None:
         """Name what is not finite: in the first batch that is broken, each row by itself."""
@@ -113,13 +116,14 @@ class Validation:
             sentence = speech.Sentence(
                 self._dataset.phoneme_ids(row), int(self._dataset.speaker_ids[row])
             )
-            (spoken,) = speech.speak(
-                self._stages,
-                state["params"]["model_g"],
-                self._config,
-                [sentence],
-                speech.Settings(),
-                shape=self._shape,
-            )
+            with device_memory.explained(lambda: ("the test examples", None)):
+                (spoken,) = speech.speak(
+                    self._stages,
+                    state["params"]["model_g"],
+                    self._config,
+                    [sentence],
+                    speech.Settings(),
+                    shape=self._shape,
+                )
             tag = self._dataset.text(row) or str(number)
             events.audio(step, tag, spoken.audio, self._config.audio.sample_rate)

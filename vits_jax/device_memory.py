@@ -1,0 +1,151 @@
+"""Memory of a device: what it has, what a program asks for, what to say when that is too much."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import resource
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import jax
+import psutil
+from jax.sharding import Mesh
+
+from vits_jax.config import Config
+from vits_jax.data.memory import predict, preset_of
+from vits_jax.errors import RunFailed
+
+_LOGGER = logging.getLogger(__name__)
+
+LOWER = (
+    "lower --batch-size (or --batch-frames, a budget of frames for each batch), or leave out long "
+    "utterances with --max-frames or --max-phoneme-ids"
+)
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# "Out of memory allocating 8 bytes", "… while trying to allocate 1.5GiB", "Used 23.66G of 15.75G"
+_ASKED = re.compile(r"(?:allocat\w*|Used) (\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B|bytes|\b)")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def capacity(device: jax.Device) -> int | None:
+    """Bytes that this process may have on a device; None where it does not tell."""
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    own = psutil.Process().memory_info().rss
+    limits = [psutil.virtual_memory().available + own, *_cgroup_limits()]
+    of_process = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return min(limits if of_process == resource.RLIM_INFINITY else [*limits, of_process])
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """What containers and batch systems grant: the limits of this process's groups, in bytes."""
+    if not _OWN_CGROUPS.is_file():
+        return
+    for line in _OWN_CGROUPS.read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top = _CGROUPS / controllers
+        for name in (group, *PurePosixPath(group).parents):
+            for limit in ("memory.max", "memory.limit_in_bytes"):  # version 2, version 1
+                path = top / str(name).strip("/") / limit
+                with contextlib.suppress(OSError, ValueError):  # no such group here, or "max"
+                    yield int(path.read_text())
+
+
+def asked(program: jax.stages.Compiled) -> int | None:
+    """Bytes on each device that a compiled program needs to run; None if it does not tell."""
+    memory = program.memory_analysis()
+    if memory is None:
+        return None
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return held + memory.temp_size_in_bytes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the host, had no memory left."""
+    if isinstance(error, MemoryError):
+        return True
+    # "Shared memory" of a GPU's processors is something else that a program can exhaust.
+    text = str(error).lower()
+    exhausted = "resource_exhausted" in text and "shared memory" not in text
+    return isinstance(error, jax.errors.JaxRuntimeError) and exhausted and "memory" in text
+
+
+@contextlib.contextmanager
+def explained(
+    about: Callable[[], tuple[str, jax.stages.Compiled | None]], advice: str = LOWER
+) -> Iterator[None]:
+    """Where memory runs out inside, `RunFailed` says in one line of what, and what to do.
+
+    Results that are waited for inside count too: some devices tell of a program that they
+    could not run only then.
+
+    Args:
+        about: tells what was done when memory ran out, and the program, if it was compiled.
+        advice: what to do.
+
+    Raises:
+        RunFailed: memory ran out.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what, program = about()
+        device = jax.devices()[0] if program is None else _device_of(program)
+        needs = (None if program is None else asked(program)) or _asked_in(str(error))
+        numbers = (f"it asks for {gigabytes(needs)}" if needs else "", _has(device))
+        told = ", ".join(filter(None, numbers))
+        raise RunFailed(f"out of memory in {what}: {told}: {advice}") from error
+
+
+def _device_of(program: jax.stages.Compiled) -> jax.Device:
+    shardings = jax.tree.leaves(program.output_shardings)
+    return min(shardings[0].device_set, key=lambda device: device.id)
+
+
+def _asked_in(message: str) -> int | None:
+    """Bytes that an error message of XLA says it could not have."""
+    found = _ASKED.search(message)
+    return round(float(found[1]) * _UNITS[found[2]]) if found else None
+
+
+def _has(device: jax.Device) -> str:
+    size = capacity(device)
+    return f"the device ({device.device_kind}) has {'?' if size is None else gigabytes(size)}"
+
+
+def gigabytes(size: int) -> str:
+    """As people write it: 9.9 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def announce(config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh) -> None:
+    """Say, before anything is compiled, what the largest batch will take of what there is.
+
+    Args:
+        config: of the run.
+        shapes: rows of a batch over all devices, phonemes and frames; at least one.
+        mesh: the devices.
+    """
+    device, preset = mesh.devices.flat[0], preset_of(config)
+    if preset is None:
+        _LOGGER.info("memory: %s; what this model takes is not known before", _has(device))
+        return
+    # CPU devices have one memory together.
+    share, size = (mesh.size if device.platform == "cpu" else 1), capacity(device)
+    predicted = {
+        shape: share * (predict(preset, shape[0] // mesh.size, *shape[1:]) or 0) for shape in shapes
+    }
+    largest = max(predicted, key=predicted.__getitem__)
+    too_much = size is not None and predicted[largest] > size
+    _LOGGER.log(
+        logging.WARNING if too_much else logging.INFO,
+        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s, %s%s",
+        *(" x ".join(map(str, largest)), gigabytes(predicted[largest]), _has(device)),
+        f"; where it runs out, {LOWER}" if too_much else "",
+    )

@@ -1,0 +1,52 @@
+"""Digests of the compiled programs that JAX keeps between runs.
+
+JAX runs what it finds in its cache. Where zstandard is installed, it keeps no checksum: one
+flipped bit can end the process with SIGILL, or compute something else. Each program gets
+its SHA-256 beside it; one that differs, or that a killed process has not finished, is
+removed, and compiled again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from pathlib import Path
+
+_LOGGER = logging.getLogger(__name__)
+
+_PROGRAMS, _DIGEST = "*-cache", ".sha256"
+
+
+def remove_damaged(directory: Path, ours: bool) -> None:
+    """Remove programs that are not what was kept.
+
+    Args:
+        directory: JAX's cache.
+        ours: whether nothing else keeps programs there: then those without a digest go too.
+    """
+    for program in directory.glob(_PROGRAMS):
+        with contextlib.suppress(OSError):  # another process was first, or none may write here
+            digest = program.with_name(program.name + _DIGEST)
+            if digest.exists():
+                if digest.read_text(encoding="ascii", errors="replace") == _sha256(program):
+                    continue
+                _LOGGER.warning("%s: damaged: it is removed and compiled again", program)
+            elif not ours:
+                continue
+            program.unlink()
+            digest.unlink(missing_ok=True)
+
+
+def seal(directory: Path) -> None:
+    """Put digests beside the programs that have none."""
+    for program in directory.glob(_PROGRAMS):
+        digest = program.with_name(program.name + _DIGEST)
+        with contextlib.suppress(OSError):
+            if not digest.exists():
+                digest.write_text(_sha256(program), encoding="ascii")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
