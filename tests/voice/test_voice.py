@@ -14,7 +14,7 @@ import pytest
 
 from tests.runs import HOP, RATE, SMALL, SYMBOLS
 from vits_jax.config import FIELDS, Config, convert
-from vits_jax.errors import UserError
+from vits_jax.errors import RunFailed, UserError
 from vits_jax.model.networks import initial_parameters
 from vits_jax.model.parameters import Parameters
 from vits_jax.voice import Voice, speech
@@ -145,6 +145,7 @@ def test_seeds_scales_and_speakers():
         (IDS, {"noise_w": -1.0}, "noise_w -1.0: expected a number of at least 0"),
         (IDS, {"noise_scale": float("nan")}, "noise_scale nan: expected a number"),
         (IDS, {"seed": -1}, "seed -1: expected a whole number from 0"),
+        ([5] * 32_769, {}, "32769 phoneme ids in one sentence: expected at most 32768: split it"),
     ],
 )
 def test_refusals(ids, settings, expected):
@@ -199,6 +200,38 @@ def test_a_batch_says_what_each_says_alone(compilations):
     again = voice().speak(many, settings, batch_size=2)
     for a, b in zip(again, spoken, strict=True):
         np.testing.assert_allclose(a.audio, b.audio, rtol=0, atol=1e-5)
+
+
+def test_what_is_too_long_is_cut_off_and_said(monkeypatch, caplog):
+    """At a limit that is lower than the real one, which takes gigabytes."""
+    monkeypatch.setattr(speech, "MOST_FRAMES", 256)
+    of_256 = dataclasses.replace(voice(), stages=speech.make_stages(voice().config))
+    sentences = [of_256.sentence(ids) for ids in (IDS, IDS[:5])]
+    settings = speech.Settings(length_scale=9.0, noise_w=0.0)
+    long, short = of_256.speak(sentences, settings)
+    frames = int(long.durations.sum())
+    assert frames > 256 > short.durations.sum()
+    assert len(long.audio) == 256 * HOP
+    assert len(short.audio) == short.durations.sum() * HOP
+    (said,) = caplog.messages
+    assert said == (
+        f"cut off after {256 * HOP / RATE:.1f} s: the sentence of 11 phoneme ids that begins with "
+        f"'^_b_f_i_d_$' would last {frames * HOP / RATE:.1f} s; make sentences of it, or lower "
+        "the length scale"
+    )
+
+
+def test_no_sound_is_not_silence():
+    """Finite weights under which numbers overflow; broken ones are refused when loaded."""
+    parameters = voice().parameters
+    loud = {"enc_p.proj.weight": parameters["enc_p.proj.weight"] * 1e38}
+    broken = dataclasses.replace(voice(), parameters=parameters | loud)
+    with pytest.raises(RunFailed, match=r"the sentence of 11 .* numbers that are not finite"):
+        broken.synthesize(IDS)
+    loud = {"enc_q.proj.weight": parameters["enc_q.proj.weight"] * 1e38}
+    broken = dataclasses.replace(voice(), parameters=parameters | loud)
+    with pytest.raises(RunFailed, match="the recording came out as numbers that are not finite"):
+        broken.convert(np.ones(1000, np.float32), 0, 1)
 
 
 def test_conversion():

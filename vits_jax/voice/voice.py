@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,15 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from vits_jax import device_memory
 from vits_jax.checkpoints.source import Source, open_checkpoint
 from vits_jax.config import Config
-from vits_jax.errors import UserError
+from vits_jax.errors import RunFailed, UserError
 from vits_jax.model.parameters import Parameters
 from vits_jax.text import CannotPhonemize, make_phonemizer, phonemes_to_ids
 from vits_jax.voice.conversion import convert
 from vits_jax.voice.speech import (
+    MOST_FRAMES,
     Sentence,
     Settings,
     Spoken,
@@ -29,6 +32,8 @@ from vits_jax.voice.speech import (
     make_stages,
     speak,
 )
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ class Voice:
     ) -> list[Spoken]:
         """Speak several sentences, and tell the durations of their phonemes.
 
+        What would last more than `MOST_FRAMES` is cut off there, with a warning.
+
         Args:
             sentences: from `sentence`.
             settings: scales and seed (default: those of `synthesize`).
@@ -128,12 +135,36 @@ class Voice:
 
         Raises:
             UserError: settings that cannot be.
+            RunFailed: what was computed is no speech, or memory ran out.
         """
         settings = settings or Settings()
         self.check_settings(settings)
-        return speak(
-            self.stages, self.parameters, self.config, sentences, settings, batch_size=batch_size
-        )
+        with device_memory.explained(
+            lambda: ("speaking", None), "make more and shorter sentences, or lower the batch size"
+        ):
+            spoken = speak(
+                *(self.stages, self.parameters, self.config, sentences, settings),
+                batch_size=batch_size,
+            )
+        for sentence, each in zip(sentences, spoken):
+            self._check_spoken(sentence, each)
+        return spoken
+
+    def _check_spoken(self, sentence: Sentence, spoken: Spoken) -> None:
+        """Say what was cut off, and refuse what is no sound."""
+        ids, hop = sentence.phoneme_ids, self.config.audio.hop_length
+        symbols = {i[0]: s for s, i in (self.dataset.get("phoneme_id_map") or {}).items() if i}
+        begins = "".join(symbols.get(number, f" {number} ") for number in ids[:60].tolist())
+        what = f"the sentence of {len(ids)} phoneme ids that begins with {begins!r}"
+        _check_sound(spoken.audio, what)
+        seconds = int(np.sum(spoken.durations, dtype=np.int64)) * hop / self.sample_rate
+        kept = len(spoken.audio) / self.sample_rate
+        if seconds > kept:
+            _LOGGER.warning(
+                "cut off after %.1f s: %s would last %.1f s; make sentences of it, or lower the "
+                "length scale",
+                *(kept, what, seconds),
+            )
 
     def convert(
         self, audio: np.ndarray, source: str | int, target: str | int, seed: int = 0
@@ -151,6 +182,7 @@ class Voice:
         Raises:
             UserError: a single-speaker voice, an unknown speaker, or audio that is too
                 short or too long.
+            RunFailed: what was computed is no speech, or memory ran out.
         """
         if self.config.model.num_speakers == 1:
             raise UserError("this voice has one speaker: conversion needs a voice with several")
@@ -161,7 +193,10 @@ class Voice:
                 "this voice was imported from one that speaks only: it has no posterior encoder, "
                 "which hears what is to be converted"
             )
-        return convert(self.stages, self.parameters, self.config, audio, *speakers, seed)
+        with device_memory.explained(lambda: ("the conversion", None), "cut the recording up"):
+            converted = convert(self.stages, self.parameters, self.config, audio, *speakers, seed)
+        _check_sound(converted, "the recording")
+        return converted
 
     def phonemize(self, text: str) -> tuple[list[list[int]], dict[str, int]]:
         """Phoneme ids of a text's sentences, and the symbols that this voice does not know.
@@ -221,6 +256,8 @@ class Voice:
         return self._check_speaker(name)
 
     def _known_speakers(self) -> str:
+        if self.config.model.num_speakers == 1:
+            return "it has one, leave the speaker out"
         names = list(self.speakers)
         if not names:
             return f"it has ids from 0 to {self.config.model.num_speakers - 1}"
@@ -255,6 +292,11 @@ class Voice:
             ids = np.empty(0)
         if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
             raise UserError("phoneme_ids: expected a list of whole numbers that is not empty")
+        if len(ids) > MOST_FRAMES:  # each lasts a frame at least
+            raise UserError(
+                f"{len(ids)} phoneme ids in one sentence: expected at most {MOST_FRAMES}: "
+                "split it into sentences"
+            )
         if ids.min() < 0 or ids.max() >= most:
             bad = ids[(ids < 0) | (ids >= most)][0]
             raise UserError(f"phoneme id {bad}: expected ids from 0 to {most - 1}")
@@ -286,7 +328,27 @@ def load(checkpoint: str | Path, voice_config: str | Path | None = None) -> Voic
 
 
 def of_source(source: Source) -> Voice:
-    """The voice of an opened checkpoint."""
+    """The voice of an opened checkpoint.
+
+    Raises:
+        UserError: it lacks weights, or they are not finite.
+    """
     metadata = source.metadata
     parameters = source.generator(SingleDeviceSharding(jax.devices()[0]))
+    broken = [name for name, value in parameters.items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{source.where}: the voice's weights are not finite ({len(broken)} of "
+            f"{len(parameters)} tensors, such as {broken[0]}): use a checkpoint from before it "
+            "was broken"
+        )
     return Voice(metadata.config, metadata.dataset, parameters, make_stages(metadata.config))
+
+
+def _check_sound(audio: np.ndarray, what: str) -> None:
+    """Raise `RunFailed` unless all of ``audio [samples]`` are numbers."""
+    if not np.isfinite(audio).all():
+        raise RunFailed(
+            f"{what} came out as numbers that are not finite: the voice's weights are too large "
+            "for float32: use an earlier checkpoint"
+        )
