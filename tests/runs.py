@@ -80,13 +80,13 @@ def write_dataset(directory: Path, utterances: int = 14, speakers: int = 2) -> P
 
 
 def flags(dataset: Path, run_dir: Path, **more: Any) -> list[str]:
-    """Flags of a small run; keyword arguments are flags that win over it."""
+    """Flags of a small run; keyword arguments are flags that win over it, None for not given."""
     config = dataset.parent / "small.yaml"
     config.write_text(json.dumps(SMALL))  # JSON is YAML
     given = {"dataset_dir": dataset, "config": config, "run_dir": run_dir, "batch_size": 4}
     # Epochs of milliseconds: each saves all the same.
     given |= {"devices": 1, "checkpoint_minutes": 0} | more
-    return [f"--{name}={value}" for name, value in given.items()]
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 
 def small(dataset: Path, run_dir: Path, **more: Any) -> Config:

@@ -30,6 +30,7 @@ Look at a corpus before it is prepared, or at a prepared directory before it is 
 every row that will not be used, with the reason; rows that look wrong; hours, speakers,
 lengths, symbols; batches and the memory that they take. Nothing in DIR is changed.
 """
+DEFAULT_BATCH_SIZE = 32
 DATASET, LJSPEECH, MYCROFT = "dataset", "ljspeech", "mycroft"
 
 
@@ -50,10 +51,15 @@ class _Checked:
 def _main(argv: Sequence[str]) -> None:
     parser = _parser()
     flags = parser.parse(argv)
-    for name in ("batch_size", "max_phoneme_ids", "max_workers"):
+    for name in ("batch_size", "batch_frames", "max_phoneme_ids", "max_frames", "max_workers"):
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if flags.batch_frames is None:
+        flags.batch_size = flags.batch_size or DEFAULT_BATCH_SIZE
+    elif flags.batch_size is not None:
+        both = f"--batch-size {flags.batch_size} and --batch-frames {flags.batch_frames}"
+        raise UserError(f"{both}: expected one of the two")
     config = _preset(flags.quality)
     kind = _kind(flags.directory) if flags.dataset_format == "auto" else flags.dataset_format
     if kind == DATASET:
@@ -89,9 +95,11 @@ def _parser() -> Parser:
     add("--json", action="store_true", help="print the report as JSON")
     add("--html", type=Path, metavar="FILE", help="write the report as a page, with players")
     add("--write-clean", type=Path, metavar="OUT", help="write metadata of the rows that are used")
-    add("--batch-size", type=int, default=32, metavar="N", help="train's (default: 32)")
+    add("--batch-size", type=int, metavar="N", help=f"train's (default: {DEFAULT_BATCH_SIZE})")
+    add("--batch-frames", type=int, metavar="N", help="train's instead, on one device")
     add("--quality", default="medium", metavar="NAME", help="train's preset (default: medium)")
     add("--max-phoneme-ids", type=int, metavar="N", help="train's: leave out longer texts")
+    add("--max-frames", type=int, metavar="N", help="train's: leave out longer recordings")
     corpus = parser.add_argument_group("of a corpus, as preprocess has them")
     corpus.add_argument(
         "--dataset-format",
@@ -169,6 +177,7 @@ def _check_corpus(flags: argparse.Namespace, kind: str, config: Config) -> _Chec
         input_dir=flags.directory,
         dataset_format=kind,
         max_phoneme_ids=flags.max_phoneme_ids,
+        max_frames=flags.max_frames,
     )
     corpus = examine.open_corpus(settings)
     if assumed:
@@ -220,14 +229,17 @@ def _check_dataset(flags: argparse.Namespace, kind: str, config: Config) -> _Che
     from vits_jax.data import packing
     from vits_jax.data.audio_files import AudioFault
     from vits_jax.data.examine_prepared import examine_prepared
+    from vits_jax.data.limits import Limits
     from vits_jax.data.report import make_report
     from vits_jax.data.workers import workers
 
     manifest = flags.directory / "dataset.jsonl"
     if flags.write_clean is not None:
         flags.write_clean = check_out(flags.write_clean, [manifest], "dataset.jsonl")
+    audio = config.audio
+    limits = Limits(audio.hop_length, audio.min_samples, flags.max_phoneme_ids, flags.max_frames)
     with workers(flags.max_workers) as submit:
-        prepared = examine_prepared(flags.directory, submit, flags.max_phoneme_ids)
+        prepared = examine_prepared(flags.directory, submit, limits)
     rate, id_map = prepared.config.sample_rate, prepared.config.raw.get("phoneme_id_map")
     report, excluded = make_report(
         str(flags.directory),
@@ -267,6 +279,7 @@ def _planned(report: Report, table: Any, flags: argparse.Namespace, config: Conf
     training = plan_training(
         table,
         batch_size=flags.batch_size,
+        batch_frames=flags.batch_frames,
         hop_length=config.audio.hop_length,
         segment_frames=config.segment_frames,
         num_buckets=config.data.num_buckets,
@@ -274,7 +287,7 @@ def _planned(report: Report, table: Any, flags: argparse.Namespace, config: Conf
         num_test_examples=config.data.num_test_examples,
     )
     memory = max(
-        (predict(flags.quality, flags.batch_size, p, f) or 0 for p, f, _ in training.buckets),
+        (predict(flags.quality, b.rows, b.phonemes, b.frames) or 0 for b, _ in training.buckets),
         default=0,
     )
     return replace(report, training=replace(training, memory=memory or None))

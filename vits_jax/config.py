@@ -112,11 +112,15 @@ class DataConfig:
 
     dataset_dir: str | None = _flag(None, "directory that preprocess wrote (required)")
     batch_size: int | None = _flag(
-        None, "utterances per step, over all devices (required; Lightning's is per device)"
+        None, "utterances per step, over all devices (Lightning's is per device); or batch_frames"
+    )
+    batch_frames: int | None = _flag(
+        None, "frames per step, over all devices, instead: long utterances make smaller batches"
     )
     validation_split: float = _flag(0.1, "fraction of the utterances held out for validation")
     num_test_examples: int = _flag(5, "utterances held out and spoken after each validation")
     max_phoneme_ids: int | None = _flag(None, "leave out utterances with more phoneme ids")
+    max_frames: int | None = _flag(None, "leave out utterances with more frames")
     num_buckets: int = _flag(4, "most batch shapes to compile; more shapes waste less padding")
 
 

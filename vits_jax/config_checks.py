@@ -23,6 +23,15 @@ def check(config: Config) -> None:
         raise UserError(problem)
 
 
+def check_batch(data: DataConfig) -> None:
+    """Raise `UserError` unless it says how large batches are."""
+    if data.batch_size is None and data.batch_frames is None:
+        raise UserError(
+            "--batch-size is missing: utterances per step, over all devices together; "
+            "or --batch-frames, frames per step"
+        )
+
+
 def problems(config: Config) -> Iterator[str]:
     """One line for each impossible value: the flag, the value, what was expected."""
     yield from _audio(config.audio)
@@ -167,7 +176,13 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
 
 
 def _data(data: DataConfig) -> Iterator[str]:
-    yield from _at_least(data, 1, "batch_size", "max_phoneme_ids", "num_buckets")
+    yield from _at_least(data, 1, "batch_size", "batch_frames")
+    yield from _at_least(data, 1, "max_phoneme_ids", "max_frames", "num_buckets")
+    if data.batch_size is not None and data.batch_frames is not None:
+        yield (
+            f"--batch-size {data.batch_size} and --batch-frames {data.batch_frames}: "
+            "expected one of the two"
+        )
     yield from _at_least(data, 0, "num_test_examples")
     if not 0 <= data.validation_split < 1:
         yield _say("validation_split", data.validation_split, "from 0 to below 1")

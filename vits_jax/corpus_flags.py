@@ -96,6 +96,7 @@ def corpus_settings(
     speaker_id: int | None = None,
     skip_audio: bool = False,
     max_phoneme_ids: int | None = None,
+    max_frames: int | None = None,
 ) -> Settings:
     """The settings that the flags stand for.
 
@@ -132,6 +133,7 @@ def corpus_settings(
         keep_seconds=keep,
         max_seconds=flags.max_seconds,
         max_phoneme_ids=max_phoneme_ids,
+        max_frames=max_frames,
         exclude=flags.exclude,
         max_workers=flags.max_workers,
     )

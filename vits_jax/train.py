@@ -11,7 +11,7 @@ from typing import Any
 from vits_jax import other_flags
 from vits_jax.cli import Parser, run
 from vits_jax.config import FIELDS, FROM_DATASET, Config, Field, convert, describe, read_yaml
-from vits_jax.config_checks import check
+from vits_jax.config_checks import check, check_batch
 from vits_jax.errors import UserError
 from vits_jax.presets import preset_names, preset_path
 
@@ -54,6 +54,9 @@ def _configure(argv: Sequence[str]) -> tuple[Config, frozenset[str]]:
 
     values = read_yaml(path)
     asked = frozenset(given) | (frozenset(values) if own_file else frozenset())
+    for name, other in (("batch_size", "batch_frames"), ("batch_frames", "batch_size")):
+        if name in given:  # it takes the place of the file's
+            values.pop(other, None)
     config = Config()
     for name, value in values.items():
         config = _put(config, name, value, f"{path}: {name}")
@@ -62,8 +65,7 @@ def _configure(argv: Sequence[str]) -> tuple[Config, frozenset[str]]:
 
     if config.data.dataset_dir is None:
         raise UserError("--dataset-dir is missing: the directory that preprocess wrote")
-    if config.data.batch_size is None:
-        raise UserError("--batch-size is missing: utterances per step, over all devices together")
+    check_batch(config.data)
     check(config)
     return config, asked
 

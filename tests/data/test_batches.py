@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vits_jax.data.batches import Plan, batches, make_plan, validation_plan
+from vits_jax.data.batches import EpochPlan, Plan, batches, make_plan, validation_plan
 from vits_jax.data.buckets import Bucket, assign, schedule
 
 HOP, SEGMENT = 256, 32
@@ -40,17 +41,20 @@ def utterances(
     )
 
 
-def plan_of(data: Utterances, rows=None, batch_size=4, num_buckets=4, seed=1, **more) -> Plan:
+def plan_of(data: Utterances, rows=None, num_buckets=4, seed=1, **batch) -> Plan:
     return make_plan(
         data,
         np.arange(len(data.samples)) if rows is None else rows,
-        batch_size=batch_size,
         hop_length=HOP,
         segment_frames=SEGMENT,
         num_buckets=num_buckets,
         seed=seed,
-        **more,
+        **(batch or {"batch_size": 4}),
     )
+
+
+def each_batch(planned: EpochPlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return map(planned.batch, range(len(planned.buckets)))
 
 
 cases = st.fixed_dictionaries(
@@ -58,7 +62,15 @@ cases = st.fixed_dictionaries(
         "count": st.integers(1, 90),
         "seed": st.integers(0, 1000),
         "longest": st.sampled_from([3, 40, 900, 9000]),
-        "batch_size": st.sampled_from([1, 2, 4, 8, 24]),
+        "batch": st.one_of(
+            st.fixed_dictionaries({"batch_size": st.sampled_from([1, 2, 4, 8, 24])}),
+            st.fixed_dictionaries(
+                {
+                    "batch_frames": st.sampled_from([1, 3000, 9000, 40_000]),
+                    "devices": st.sampled_from([1, 2, 3, 8]),
+                }
+            ),
+        ),
         "num_buckets": st.integers(1, 7),
     }
 )
@@ -66,33 +78,39 @@ cases = st.fixed_dictionaries(
 
 def build(case: dict) -> tuple[Utterances, Plan]:
     data = utterances(case["count"], case["seed"], case["longest"])
-    return data, plan_of(data, None, case["batch_size"], case["num_buckets"], case["seed"])
+    return data, plan_of(data, None, case["num_buckets"], case["seed"], **case["batch"])
 
 
+@settings(deadline=None)
 @given(cases, st.integers(0, 10_000))
 def test_every_utterance_is_used_exactly_once_an_epoch(case, epoch):
     _, plan = build(case)
     planned = plan.epoch(epoch)
-    assert planned.rows.shape == planned.weight.shape == (plan.steps_per_epoch, case["batch_size"])
+    assert len(planned.buckets) == len(planned.starts) - 1 == plan.steps_per_epoch
+    assert planned.rows.shape == planned.weight.shape == (planned.starts[-1],)
     assert sorted(planned.rows[planned.weight == 1].tolist()) == list(range(case["count"]))
     assert set(np.unique(planned.weight)) <= {0, 1}
-    for rows, weight in zip(planned.rows, planned.weight, strict=True):
+    for bucket, (rows, weight) in zip(planned.buckets, each_batch(planned), strict=True):
+        assert len(rows) == plan.buckets[bucket].rows
+        assert len(rows) % case["batch"].get("devices", 1) == 0
         real = rows[weight == 1]
         assert len(real) >= 1
         assert set(rows[weight == 0]) <= set(real)  # filled with rows of the same batch
 
 
+@settings(deadline=None)
 @given(cases, st.integers(0, 10_000))
 def test_every_row_fits_its_bucket(case, epoch):
     data, plan = build(case)
     planned = plan.epoch(epoch)
-    for index, rows in zip(planned.buckets, planned.rows, strict=True):
+    for index, (rows, _) in zip(planned.buckets, each_batch(planned), strict=True):
         bucket = plan.buckets[index]
         assert (data.samples[rows] <= bucket.frames * HOP).all()
         assert (data.id_lengths[rows] <= bucket.phonemes).all()
         assert bucket.frames >= SEGMENT
 
 
+@settings(deadline=None)
 @given(cases)
 def test_few_shapes_and_each_is_used(case):
     _, plan = build(case)
@@ -101,17 +119,20 @@ def test_few_shapes_and_each_is_used(case):
     assert np.unique(plan.epoch(0).buckets).tolist() == list(range(len(plan.buckets)))
     pairs = itertools.pairwise(plan.buckets)
     assert all(a.phonemes <= b.phonemes and a.frames <= b.frames and a != b for a, b in pairs)
+    assert all(a.rows >= b.rows for a, b in itertools.pairwise(plan.buckets))
 
 
+@settings(deadline=None)
 @given(cases)
 def test_padding_is_what_it_says(case):
     data, plan = build(case)
     planned = plan.epoch(3)
-    padded = sum(plan.buckets[i].frames for i in planned.buckets) * plan.batch_size
+    padded = sum(plan.buckets[i].frames * plan.buckets[i].rows for i in planned.buckets)
     used = np.ceil(data.samples / HOP).sum()
     assert plan.padding == pytest.approx(1 - used / padded)
 
 
+@settings(deadline=None)
 @given(cases, st.integers(0, 100))
 def test_a_plan_is_a_pure_function_of_seed_and_epoch(case, epoch):
     one, other = build(case)[1].epoch(epoch), build(case)[1]
@@ -127,7 +148,7 @@ def test_each_epoch_and_each_seed_shuffles_both_rows_and_batches():
     for one, other in itertools.combinations(plans, 2):
         assert (one.rows != other.rows).any()
         assert (one.buckets != other.buckets).any()  # the order of the batches
-        companions = [{frozenset(rows.tolist()) for rows in p.rows} for p in (one, other)]
+        companions = [{frozenset(r.tolist()) for r, _ in each_batch(p)} for p in (one, other)]
         assert len(companions[0] & companions[1]) < 5
 
 
@@ -136,7 +157,8 @@ def test_rows_that_are_left_over_take_turns():
     data = utterances(43)
     plan = plan_of(data, batch_size=8)
     incomplete = [
-        frozenset(p.rows[p.weight.min(axis=1) == 0][0].tolist()) for p in map(plan.epoch, range(6))
+        next(frozenset(r.tolist()) for r, weight in each_batch(plan.epoch(i)) if not weight.all())
+        for i in range(6)
     ]
     assert len(set(incomplete)) == 6
 
@@ -154,7 +176,7 @@ def test_a_shape_more_has_to_be_worth_it():
     data = utterances(200)
     data.samples[:] = 300 * HOP
     data.id_lengths[:] = 90
-    assert plan_of(data, num_buckets=8).buckets == (Bucket(96, 304),)
+    assert plan_of(data, num_buckets=8).buckets == (Bucket(96, 304, 4),)
 
 
 @pytest.mark.parametrize(
@@ -169,27 +191,29 @@ def test_a_shape_more_has_to_be_worth_it():
     ],
 )
 def test_left_over_rows_go_where_they_cost_least(counts, batches, carries, cost):
-    plan = schedule(counts, (Bucket(2, 8), Bucket(4, 16)), 4)
+    plan = schedule(counts, (Bucket(2, 8, 4), Bucket(4, 16, 4)))
     assert (plan.batches, plan.carries, plan.cost) == (batches, carries, cost)
 
 
-@given(
-    st.lists(st.integers(0, 50), min_size=1, max_size=5), st.sampled_from([1, 3, 8]), st.randoms()
-)
-def test_no_schedule_is_cheaper(counts, batch_size, random):
-    buckets = tuple(Bucket(i, random.randint(i, i + 3)) for i in range(1, len(counts) + 1))
-    buckets = tuple(Bucket(b.phonemes, b.frames + i * 4) for i, b in enumerate(buckets))
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=5), st.randoms())
+def test_no_schedule_is_cheaper(counts, random):
+    rows = sorted((random.choice([1, 3, 8]) for _ in counts), reverse=True)
+    buckets = tuple(
+        Bucket(i, random.randint(i, i + 3) + 4 * i, rows) for i, rows in enumerate(rows, start=1)
+    )
     costs = []
     for decisions in itertools.product([False, True], repeat=len(counts) - 1):
         carried = cost = 0
         for count, bucket, carry in zip(counts, buckets, (*decisions, False), strict=True):
-            full, rest = divmod(count + carried, batch_size)
+            full, rest = divmod(count + carried, bucket.rows)
             carried = rest if carry else 0
-            cost += (full + (bool(rest) and not carry)) * batch_size * bucket.cost
+            cost += (full + (bool(rest) and not carry)) * bucket.rows * bucket.cost
         costs.append(cost)
-    assert schedule(tuple(counts), buckets, batch_size).cost == min(costs)
+    assert schedule(tuple(counts), buckets).cost == min(costs)
 
 
+@settings(deadline=None)
 @given(cases, st.data())
 def test_validation_compiles_nothing_new_and_sees_everything_once(case, data):
     everything = utterances(case["count"] + 1, case["seed"], case["longest"])
@@ -198,11 +222,15 @@ def test_validation_compiles_nothing_new_and_sees_everything_once(case, data):
     )
     rows = np.setdiff1d(np.arange(case["count"] + 1), held_out)
     held_out = np.array(held_out, np.int64)
-    plan = plan_of(everything, rows, case["batch_size"], case["num_buckets"], also_fit=held_out)
-    validation = validation_plan(plan, everything, held_out)
+    plan = plan_of(everything, rows, case["num_buckets"], **case["batch"])
+    validation, too_long = validation_plan(plan, everything, held_out)
     assert set(validation.used_buckets) <= set(plan.used_buckets)
     planned = validation.epoch(0)
-    assert sorted(planned.rows[planned.weight == 1].tolist()) == sorted(held_out.tolist())
+    heard = planned.rows[planned.weight == 1].tolist()
+    assert sorted([*heard, *too_long]) == sorted(held_out.tolist())
+    longest, most = everything.samples[rows].max(), everything.id_lengths[rows].max()
+    within = (everything.samples <= longest) & (everything.id_lengths <= most)
+    assert not within[too_long].any()  # what is not longer than all of training is heard
     np.testing.assert_array_equal(planned.rows, validation.epoch(1).rows)
     trained = plan.epoch(0)
     assert sorted(trained.rows[trained.weight == 1].tolist()) == rows.tolist()
@@ -210,7 +238,7 @@ def test_validation_compiles_nothing_new_and_sees_everything_once(case, data):
 
 def test_a_row_that_fits_nowhere():
     with pytest.raises(ValueError, match="larger than the largest bucket"):
-        assign((Bucket(8, 32),), np.array([9]), np.array([1]))
+        assign((Bucket(8, 32, 4),), np.array([9]), np.array([1]))
 
 
 def test_batches_hold_what_the_plan_says():
@@ -220,7 +248,7 @@ def test_batches_hold_what_the_plan_says():
     loaded = list(batches(data, plan, epoch=2))
     assert len(loaded) == plan.steps_per_epoch
     for step, (bucket, batch) in enumerate(loaded):
-        rows = planned.rows[step]
+        rows, weight = planned.batch(step)
         assert bucket == plan.buckets[planned.buckets[step]]
         shapes = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
         assert shapes == {
@@ -231,7 +259,7 @@ def test_batches_hold_what_the_plan_says():
             "speaker_ids": ("int32", (4,)),
             "weight": ("float32", (4,)),
         }
-        np.testing.assert_array_equal(batch["weight"], planned.weight[step])
+        np.testing.assert_array_equal(batch["weight"], weight)
         np.testing.assert_array_equal(batch["phoneme_lengths"], data.id_lengths[rows])
         np.testing.assert_array_equal(batch["audio_lengths"], data.samples[rows])
         np.testing.assert_array_equal(batch["speaker_ids"], data.speaker_ids[rows])
@@ -248,10 +276,14 @@ def same(one, other) -> bool:
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.integers(0, 30), st.integers(1, 20))
-def test_continuing_anywhere_gives_the_same_batches(start, count):
+@given(
+    st.integers(0, 30),
+    st.integers(1, 20),
+    st.sampled_from([{"batch_size": 4}, {"batch_frames": 2000}]),
+)
+def test_continuing_anywhere_gives_the_same_batches(start, count, batch):
     data = utterances(25, longest=40)
-    plan = plan_of(data, batch_size=4)
+    plan = plan_of(data, **batch)
     steps = plan.steps_per_epoch
     whole = [pair for epoch in range(9) for pair in batches(data, plan, epoch)]
     epoch, batch = divmod(start, steps)
@@ -261,9 +293,10 @@ def test_continuing_anywhere_gives_the_same_batches(start, count):
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
-def test_processes_together_load_the_same_global_batch(processes: int):
+@pytest.mark.parametrize("batch", [{"batch_size": 8}, {"batch_frames": 5000, "devices": 8}])
+def test_processes_together_load_the_same_global_batch(batch: dict[str, int], processes: int):
     data = utterances(30, longest=40)
-    plan = plan_of(data, batch_size=8)
+    plan = plan_of(data, **batch)
     whole = list(batches(data, plan, 1))
     parts = [
         list(batches(data, plan, 1, process_index=i, process_count=processes))
@@ -284,9 +317,9 @@ def test_processes_that_do_not_divide_a_batch():
 
 def test_nothing_to_validate_on_is_no_batch():
     data = utterances(5)
-    none = validation_plan(plan_of(data), data, np.array([], np.int64))
-    assert (none.steps_per_epoch, list(batches(data, none))) == (0, [])
-    assert none.epoch(0).rows.shape == (0, 4)
+    none, too_long = validation_plan(plan_of(data), data, np.array([], np.int64))
+    assert (none.steps_per_epoch, list(batches(data, none)), len(too_long)) == (0, [], 0)
+    assert none.epoch(0).rows.shape == (0,)
 
 
 def test_an_error_while_reading_reaches_the_caller():

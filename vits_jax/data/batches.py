@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vits_jax.data.buckets import Bucket, Schedule, assign, choose_buckets, schedule
+from vits_jax.data.buckets import (
+    Bucket,
+    Schedule,
+    assign,
+    choose_buckets,
+    rows_within,
+    schedule,
+)
 
 if TYPE_CHECKING:
     from vits_jax.data.manifest import Dataset
@@ -36,18 +43,30 @@ class Lengths(Protocol):
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The batches of one epoch, in order.
+    """The batches of one epoch, in order: the rows of all of them, one batch after another.
 
     Attributes:
       buckets: int ``[steps]``, index of each batch's bucket.
-      rows: int64 ``[steps, batch_size]``, rows of the dataset.
-      weight: float32 ``[steps, batch_size]``: 1, or 0 for a row that repeats another of
-        its batch to fill it.
+      starts: int64 ``[steps + 1]``, where each batch begins in `rows`, and where the last ends.
+      rows: int64 ``[all rows]``, rows of the dataset.
+      weight: float32 ``[all rows]``: 1, or 0 for a row that repeats another of its batch to
+        fill it.
     """
 
     buckets: np.ndarray
+    starts: np.ndarray
     rows: np.ndarray
     weight: np.ndarray
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the dataset and weights of one batch."""
+        part = slice(self.starts[step], self.starts[step + 1])
+        return self.rows[part], self.weight[part]
+
+    def used(self, step: int) -> list[int]:
+        """Rows of the dataset in one batch, none repeated; they are its first."""
+        rows, weight = self.batch(step)
+        return rows[weight > 0].tolist()
 
 
 @dataclass(frozen=True)
@@ -55,8 +74,7 @@ class Plan:
     """How some rows of a dataset become batches.
 
     Attributes:
-      buckets: the shapes; not each of them need occur.
-      batch_size: rows of a batch, over all processes.
+      buckets: the shapes, their rows over all processes; not each of them need occur.
       hop_length: samples per frame.
       seed: of the shuffling; None: always the same order.
       members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
@@ -65,7 +83,6 @@ class Plan:
     """
 
     buckets: tuple[Bucket, ...]
-    batch_size: int
     hop_length: int
     seed: int | None
     members: tuple[np.ndarray, ...]
@@ -85,15 +102,12 @@ class Plan:
     def epoch(self, epoch: int) -> EpochPlan:
         """The batches of an epoch: each row in exactly one of them, with weight 1."""
         random = None if self.seed is None else np.random.default_rng([self.seed, epoch])
-        steps, size = self.steps_per_epoch, self.batch_size
-        rows = np.empty((steps, size), np.int64)
-        weight = np.ones((steps, size), np.float32)
-        step = 0
+        rows, weight = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         carried = np.empty(0, np.int64)
-        for members, batches, carries in zip(
-            self.members, self.schedule.batches, self.schedule.carries, strict=True
+        for bucket, members, batches, carries in zip(
+            self.buckets, self.members, self.schedule.batches, self.schedule.carries, strict=True
         ):
-            pool = np.concatenate([carried, members])
+            pool, size = np.concatenate([carried, members]), bucket.rows
             if random is not None:
                 random.shuffle(pool)
             used = min(len(pool), batches * size)
@@ -102,78 +116,99 @@ class Plan:
                 # Only the last batch can lack rows, and it has one at least to repeat.
                 index = np.arange(batches * size)
                 index[-size:] = index[-size] + np.arange(size) % (used - (batches - 1) * size)
-                rows[step : step + batches] = pool[index].reshape(batches, size)
-                weight[step : step + batches].reshape(-1)[used:] = 0
-            step += batches
+                rows.append(pool[index])
+                weight.append((np.arange(batches * size) < used).astype(np.float32))
         buckets = np.repeat(np.arange(len(self.buckets)), self.schedule.batches)
+        sizes = np.array([bucket.rows for bucket in self.buckets])[buckets]
+        steps = self.steps_per_epoch
         order = np.arange(steps) if random is None else random.permutation(steps)
-        return EpochPlan(buckets[order], rows[order], weight[order])
+        ends, starts = np.cumsum(sizes), np.concatenate([[0], np.cumsum(sizes[order])])
+        # Each batch's rows move together, from where they stand to where the order puts them.
+        moved = np.repeat((ends - sizes)[order] - starts[:-1], sizes[order])
+        index = np.arange(starts[-1]) + moved
+        return EpochPlan(
+            buckets[order], starts, np.concatenate(rows)[index], np.concatenate(weight)[index]
+        )
 
 
 def make_plan(
     dataset: Lengths,
     rows: np.ndarray,
     *,
-    batch_size: int,
+    batch_size: int | None = None,
+    batch_frames: int | None = None,
+    devices: int = 1,
     hop_length: int,
     segment_frames: int,
     num_buckets: int,
     seed: int,
-    also_fit: np.ndarray | None = None,
 ) -> Plan:
     """The plan of the rows that are trained on, shuffled anew each epoch.
 
     Args:
       dataset: gives the lengths.
       rows: int ``[…]``, rows to train on; at least one.
-      batch_size: rows of a batch, over all processes.
+      batch_size: rows of every batch, over all processes; or
+      batch_frames: frames of a batch, over all processes: long utterances make batches of
+        fewer rows (`rows_within`). One of the two.
+      devices: rows within `batch_frames` are a multiple of it.
       hop_length: samples per frame.
       segment_frames: frames that the decoder generates; every bucket holds so many.
       num_buckets: most shapes.
       seed: of the shuffling.
-      also_fit: rows that `validation_plan` will put into the same buckets: the largest
-        bucket is widened for them.
     """
-    phonemes, frames = _lengths(dataset, rows, hop_length)
-    buckets = choose_buckets(phonemes, frames, batch_size, num_buckets, segment_frames)
-    if also_fit is not None and len(also_fit):
-        widest = choose_buckets(*_lengths(dataset, also_fit, hop_length), 1, 1, segment_frames)[0]
-        last = Bucket(
-            max(buckets[-1].phonemes, widest.phonemes), max(buckets[-1].frames, widest.frames)
-        )
-        buckets = (*buckets[:-1], last)
-    return _plan(dataset, rows, buckets, batch_size, hop_length, seed)
+
+    def rows_of(frames: int) -> int:
+        if batch_size is not None and batch_frames is None:
+            return batch_size
+        if batch_frames is not None and batch_size is None:
+            return rows_within(batch_frames, frames, segment_frames, devices)
+        raise ValueError(f"batch_size {batch_size}, batch_frames {batch_frames}: expected one")
+
+    lengths = lengths_of(dataset, rows, hop_length)
+    buckets = choose_buckets(*lengths, rows_of, num_buckets, segment_frames)
+    return plan_in(buckets, dataset, rows, hop_length=hop_length, seed=seed)
 
 
-def validation_plan(plan: Plan, dataset: Lengths, rows: np.ndarray) -> Plan:
-    """The plan of other rows in the same shapes, never shuffled.
+def validation_plan(plan: Plan, dataset: Lengths, rows: np.ndarray) -> tuple[Plan, np.ndarray]:
+    """The plan of other rows in the same shapes, never shuffled, and the rows that fit none.
 
     Only shapes that training compiles are used. Without rows the plan has no steps.
-
-    Raises:
-      ValueError: a row fits no bucket (it was not in `make_plan`'s `also_fit`).
     """
-    return _plan(dataset, rows, plan.used_buckets, plan.batch_size, plan.hop_length, None)
+    phonemes, frames = lengths_of(dataset, rows, plan.hop_length)
+    largest = plan.used_buckets[-1]
+    fits = (phonemes <= largest.phonemes) & (frames <= largest.frames)
+    held = plan_in(plan.used_buckets, dataset, rows[fits], hop_length=plan.hop_length, seed=None)
+    return held, rows[~fits]
 
 
-def _plan(
+def plan_in(
+    buckets: tuple[Bucket, ...],
     dataset: Lengths,
     rows: np.ndarray,
-    buckets: tuple[Bucket, ...],
-    batch_size: int,
+    *,
     hop_length: int,
     seed: int | None,
+    epoch: Schedule | None = None,
 ) -> Plan:
-    phonemes, frames = _lengths(dataset, rows, hop_length)
+    """The plan of some rows in given shapes, and with a given schedule (default: the cheapest).
+
+    Raises:
+      ValueError: a row fits no bucket.
+    """
+    phonemes, frames = lengths_of(dataset, rows, hop_length)
     bucket_of = assign(buckets, phonemes, frames)
     members = tuple(np.asarray(rows, np.int64)[bucket_of == i] for i in range(len(buckets)))
-    epoch = schedule(tuple(map(len, members)), buckets, batch_size)
-    padded = sum(n * batch_size * b.frames for n, b in zip(epoch.batches, buckets, strict=True))
+    if epoch is None:
+        epoch = schedule(tuple(map(len, members)), buckets)
+    padded = sum(n * b.rows * b.frames for n, b in zip(epoch.batches, buckets, strict=True))
     padding = 1 - int(frames.sum()) / padded if padded else 0.0
-    return Plan(buckets, batch_size, hop_length, seed, members, epoch, padding)
+    return Plan(buckets, hop_length, seed, members, epoch, padding)
 
 
-def _lengths(dataset: Lengths, rows: np.ndarray, hop_length: int) -> tuple[np.ndarray, np.ndarray]:
+def lengths_of(
+    dataset: Lengths, rows: np.ndarray, hop_length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Phoneme ids and frames that each row needs; a last, partial frame needs a whole one."""
     samples = np.asarray(dataset.samples)[rows].astype(np.int64)
     return np.asarray(dataset.id_lengths)[rows], -(-samples // hop_length)
@@ -238,19 +273,20 @@ def batches(
     """
     import grain  # takes seconds to import: only where batches are read
 
-    if plan.batch_size % process_count:
-        raise ValueError(f"{plan.batch_size} rows do not divide by {process_count} processes")
+    for bucket in plan.used_buckets:
+        if bucket.rows % process_count:
+            raise ValueError(f"{bucket.rows} rows do not divide by {process_count} processes")
     if num_batches is None:
         num_batches = plan.steps_per_epoch - start_batch
     if num_batches <= 0:
         return
-    rows = plan.batch_size // process_count
     source = _Source(
         dataset=dataset,
         plan=plan,
         first=epoch * plan.steps_per_epoch + start_batch,
         length=num_batches,
-        part=slice(process_index * rows, (process_index + 1) * rows),
+        process_index=process_index,
+        process_count=process_count,
     )
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
     yield from grain.MapDataset.source(source).to_iter_dataset(options)
@@ -264,7 +300,8 @@ class _Source:
     plan: Plan
     first: int
     length: int
-    part: slice
+    process_index: int
+    process_count: int
 
     def __len__(self) -> int:
         return self.length
@@ -273,14 +310,10 @@ class _Source:
         epoch, step = divmod(self.first + int(index), self.plan.steps_per_epoch)
         planned = self._epoch(epoch)
         bucket = self.plan.buckets[planned.buckets[step]]
-        batch = load_batch(
-            self.dataset,
-            bucket,
-            planned.rows[step, self.part],
-            planned.weight[step, self.part],
-            self.plan.hop_length,
-        )
-        return bucket, batch
+        size = bucket.rows // self.process_count
+        part = slice(self.process_index * size, (self.process_index + 1) * size)
+        rows, weight = (array[part] for array in planned.batch(step))
+        return bucket, load_batch(self.dataset, bucket, rows, weight, self.plan.hop_length)
 
     @functools.cached_property
     def _epoch(self) -> functools._lru_cache_wrapper[EpochPlan]:

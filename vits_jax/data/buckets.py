@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +12,22 @@ import numpy as np
 _MULTIPLE = 8
 # One more shape is one more compilation: it should save this share of the work.
 _WORTH_A_SHAPE = 0.02
+# Decoder and discriminators see a segment of each row, however long the row is. A frame of it
+# is worth as much as so many others with their phonemes: 8 in bytes moved, 22 in FLOPs, 33 in
+# memory (medium; more in the others). The least of them, as the memory of long rows grows with
+# their square too, and rows are whole: so no long batch needs more memory than the short ones.
+_SEGMENT_WORTH = 8
+# Where little room is lost, rows are a multiple of this: other numbers of devices divide them too.
+_DIVISIBLE = 4
 
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """The shape of a batch: what fits has at most so many phoneme ids and frames."""
+    """The shape of a batch: so many rows, each of at most so many phoneme ids and frames."""
 
     phonemes: int
     frames: int
+    rows: int
 
     @property
     def cost(self) -> int:
@@ -42,8 +51,29 @@ class Schedule:
     cost: int
 
 
+def rows_within(batch_frames: int, frames: int, segment_frames: int, devices: int) -> int:
+    """Rows of a batch within a budget of frames, a multiple of the devices; at least one each.
+
+    Args:
+      batch_frames: the budget. A row counts for its frames, and for its share of the work that
+        does not depend on them.
+      frames: that each row is padded to.
+      segment_frames: frames that the decoder generates of each row.
+      devices: that share the rows.
+    """
+    room = batch_frames // (frames + _SEGMENT_WORTH * segment_frames)
+    unit = devices
+    while unit < _DIVISIBLE and 4 * unit <= room:
+        unit *= 2
+    return max(room // unit, 1) * unit
+
+
 def choose_buckets(
-    phonemes: np.ndarray, frames: np.ndarray, batch_size: int, num_buckets: int, min_frames: int
+    phonemes: np.ndarray,
+    frames: np.ndarray,
+    rows_of: Callable[[int], int],
+    num_buckets: int,
+    min_frames: int,
 ) -> tuple[Bucket, ...]:
     """At most `num_buckets` buckets, each at least as large as the one before in both lengths.
 
@@ -53,21 +83,21 @@ def choose_buckets(
 
     Args:
       phonemes, frames: ``[utterances]``, lengths of each; at least one utterance.
-      batch_size: rows of a batch.
+      rows_of: rows of a batch of so many frames.
       num_buckets: most buckets.
       min_frames: least frames of a bucket (the decoder's segment has to fit).
     """
     ratios = np.unique(np.quantile(frames / phonemes, np.linspace(0, 0.6, 16)))
     # Buckets are multiples too, so rounded lengths fit where the lengths do; there are few.
-    lengths = np.stack([_round_up(phonemes), _round_up(np.maximum(frames, min_frames))])
+    lengths = np.stack([round_up(phonemes), round_up(np.maximum(frames, min_frames))])
     (phonemes, frames), counts = np.unique(lengths, axis=1, return_counts=True)
 
     def plan(buckets: tuple[Bucket, ...]) -> Schedule:
         bucket_of = assign(buckets, phonemes, frames)
         rows = np.bincount(bucket_of, weights=counts, minlength=len(buckets))
-        return schedule(tuple(rows.astype(np.int64).tolist()), buckets, batch_size)
+        return schedule(tuple(rows.astype(np.int64).tolist()), buckets)
 
-    candidates = [_cuts(phonemes, frames, counts, ratio, num_buckets) for ratio in ratios]
+    candidates = [_cuts(phonemes, frames, counts, rows_of, ratio, num_buckets) for ratio in ratios]
     best: tuple[Bucket, ...] = ()
     best_cost = np.inf
     for same_number in zip(*candidates, strict=True):  # one bucket, then two, …
@@ -93,7 +123,7 @@ def assign(buckets: tuple[Bucket, ...], phonemes: np.ndarray, frames: np.ndarray
     return index
 
 
-def schedule(counts: tuple[int, ...], buckets: tuple[Bucket, ...], batch_size: int) -> Schedule:
+def schedule(counts: tuple[int, ...], buckets: tuple[Bucket, ...]) -> Schedule:
     """The cheapest way to make batches of so many utterances per bucket."""
     last = max((i for i, count in enumerate(counts) if count), default=-1)
 
@@ -101,14 +131,15 @@ def schedule(counts: tuple[int, ...], buckets: tuple[Bucket, ...], batch_size: i
     def cheapest(index: int, carried: int) -> Schedule:
         if index == len(buckets):
             return Schedule((), (), 0)
-        full, rest = divmod(counts[index] + carried, batch_size)
+        bucket = buckets[index]
+        full, rest = divmod(counts[index] + carried, bucket.rows)
         options = [(full + bool(rest), False, 0)]
         if rest and index < last:
             options.append((full, True, rest))
         results = []
         for batches, carries, going_up in options:
             after = cheapest(index + 1, going_up)
-            cost = after.cost + batches * batch_size * buckets[index].cost
+            cost = after.cost + batches * bucket.rows * bucket.cost
             results.append(Schedule((batches, *after.batches), (carries, *after.carries), cost))
         return min(results, key=lambda result: result.cost)
 
@@ -116,7 +147,12 @@ def schedule(counts: tuple[int, ...], buckets: tuple[Bucket, ...], batch_size: i
 
 
 def _cuts(
-    phonemes: np.ndarray, frames: np.ndarray, counts: np.ndarray, ratio: float, most: int
+    phonemes: np.ndarray,
+    frames: np.ndarray,
+    counts: np.ndarray,
+    rows_of: Callable[[int], int],
+    ratio: float,
+    most: int,
 ) -> list[tuple[Bucket, ...]]:
     """The best 1, 2, … `most` groups in the order of ``max(frames, ratio · phonemes)``."""
     sizes = np.maximum(frames, np.ceil(ratio * phonemes))
@@ -132,9 +168,8 @@ def _cuts(
         # A later group holds what is larger in one length: let it be as large in both.
         widest = np.maximum.accumulate([phonemes[group_of == g].max() for g in groups])
         longest = np.maximum.accumulate([frames[group_of == g].max() for g in groups])
-        shapes.append(
-            tuple(sorted({Bucket(int(p), int(f)) for p, f in zip(widest, longest, strict=True)}))
-        )
+        sizes = {(int(p), int(f)) for p, f in zip(widest, longest, strict=True)}
+        shapes.append(tuple(Bucket(p, f, rows_of(f)) for p, f in sorted(sizes)))
     return shapes
 
 
@@ -172,5 +207,6 @@ def _best_ends(costs: np.ndarray, rows: np.ndarray, most: int) -> list[list[int]
     return cuts
 
 
-def _round_up(lengths: np.ndarray | list[int]) -> np.ndarray:
+def round_up(lengths: np.ndarray | list[int]) -> np.ndarray:
+    """Lengths as a bucket has them, int64."""
     return (np.ceil(np.asarray(lengths) / _MULTIPLE) * _MULTIPLE).astype(np.int64)

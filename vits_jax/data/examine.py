@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vits_jax.config import AudioConfig
 from vits_jax.data import audio_files
 from vits_jax.data.audio_files import Recording, Target
 from vits_jax.data.corpus import Corpus, Row, read_corpus
@@ -133,7 +132,6 @@ def examine(
       use: is given every row that can be used, in order, and the number of its recording.
     """
     result = Examined(left_out=list(corpus.left_out))
-    hop = AudioConfig().hop_length
     for row, spoken in zip(corpus.rows, _spoken(settings, corpus.rows, submit), strict=True):
         number: int | Refused = 0
         if heard is not None and row.audio_path is not None:
@@ -146,15 +144,9 @@ def examine(
             continue
         _LOGGER.debug("%s: %s: %s", row.where, row.name, "".join(spoken.phonemes or []))
         samples = int(heard.samples[number]) if heard is not None else 0
-        if heard is not None and len(spoken.ids) > samples // hop:
-            kind = "more phoneme ids than frames"
-            numbers = f"{len(spoken.ids)} ids, {samples // hop} frames"
-            _leave_out(result, row, Refused(kind, f"{kind}: {numbers}"))
-            continue
-        if len(spoken.ids) > (settings.max_phoneme_ids or len(spoken.ids)):
-            kind, most = "too many phoneme ids", settings.max_phoneme_ids
-            refused = Refused(kind, f"{kind}: {len(spoken.ids)}, at most {most}")
-            _leave_out(result, row, refused)
+        fault = None if heard is None else settings.limits.fault(len(spoken.ids), samples)
+        if fault is not None:
+            _leave_out(result, row, Refused(*fault))
             continue
         name = row.audio_path.name if row.audio_path is not None else row.name
         result.table.add(

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vits_jax.config import AudioConfig
 from vits_jax.data import audio_files, packing
 from vits_jax.data import store as stores
 from vits_jax.data.examine import Examined
 from vits_jax.data.left_out import LeftOut
+from vits_jax.data.limits import Limits
 from vits_jax.data.manifest import (
     BrokenLine,
     Entry,
     VoiceConfig,
     read_config,
     read_entries,
-    unusable,
 )
 from vits_jax.data.refused import Refused
 from vits_jax.data.table import characters
@@ -54,7 +53,7 @@ class Prepared:
     speakers: dict[int, str]
 
 
-def examine_prepared(directory: Path, submit: Submit, max_phoneme_ids: int | None) -> Prepared:
+def examine_prepared(directory: Path, submit: Submit, limits: Limits) -> Prepared:
     """Decide of each line whether ``train`` would use it.
 
     Lines that ``train`` would refuse the whole directory for are named like the others.
@@ -85,7 +84,6 @@ def examine_prepared(directory: Path, submit: Submit, max_phoneme_ids: int | Non
     if config.num_speakers == 1:
         speakers = {}
     result = Prepared(config, rows, Examined(), {}, {}, store, speakers)
-    most_ids = np.iinfo(np.int32).max if max_phoneme_ids is None else max_phoneme_ids
     counts: Counter[int] = Counter()
     for entry in read_entries(path, config):
         where = f"{path.name}:{entry.number}"
@@ -95,7 +93,7 @@ def examine_prepared(directory: Path, submit: Submit, max_phoneme_ids: int | Non
             result.examined.left_out.append(item)
         else:
             audio = _audio(entry, where, store, files, numbers, result)
-            _judge(result, entry, where, audio, most_ids, counts)
+            _judge(result, entry, where, audio, limits, counts)
     _name_symbols(result.examined, config, counts)
     return result
 
@@ -131,7 +129,7 @@ def _judge(
     entry: Entry,
     where: str,
     audio: tuple[Any, ...] | Refused,
-    most_ids: int,
+    limits: Limits,
     counts: Counter[int],
 ) -> None:
     if isinstance(audio, Refused):
@@ -139,8 +137,7 @@ def _judge(
         result.examined.left_out.append(item)
         return
     number, samples, *facts = audio
-    least, hop = AudioConfig().min_samples, AudioConfig().hop_length
-    reason = unusable(len(entry.ids), samples, hop, least, most_ids)
+    reason = limits.fault(len(entry.ids), samples)
     if reason is not None:
         result.examined.left_out.append(LeftOut(where, entry.name, *reason))
         return

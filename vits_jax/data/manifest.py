@@ -18,6 +18,7 @@ import numpy as np
 
 from vits_jax.data import store as stores
 from vits_jax.data.left_out import LeftOut, describe
+from vits_jax.data.limits import Limits
 from vits_jax.data.packing import pack
 from vits_jax.data.split import utterance_key
 from vits_jax.errors import UserError
@@ -109,6 +110,7 @@ def load_dataset(
     hop_length: int,
     min_samples: int,
     max_phoneme_ids: int | None = None,
+    max_frames: int | None = None,
     cache_dir: Path | None = None,
 ) -> Dataset:
     """Read and check a prepared directory.
@@ -120,6 +122,7 @@ def load_dataset(
       hop_length: samples per frame.
       min_samples: fewest samples that can be analysed.
       max_phoneme_ids: leave out utterances with more.
+      max_frames: leave out utterances with more, a last, partial frame included.
       cache_dir: where to pack (default: in `dataset_dir`).
 
     Raises:
@@ -131,11 +134,10 @@ def load_dataset(
     store, records = _find_audio(directory, config, columns, cache_dir or directory)
     samples = store.samples[records]
     id_lengths = np.asarray(columns.id_lengths)
-    most_ids = np.iinfo(np.int32).max if max_phoneme_ids is None else max_phoneme_ids
-    fits = (samples >= min_samples) & (id_lengths <= samples // hop_length)
-    keep = fits & (id_lengths <= most_ids)
+    limits = Limits(hop_length, min_samples, max_phoneme_ids, max_frames)
+    keep = limits.allow(id_lengths, samples)
     left_out = [
-        _left_out(directory, columns, row, int(samples[row]), hop_length, min_samples, most_ids)
+        _left_out(directory, columns, row, limits.fault(columns.id_lengths[row], int(samples[row])))
         for row in np.flatnonzero(~keep).tolist()
     ]
     if not keep.any():
@@ -373,35 +375,12 @@ def _find_audio(
     return store, audio
 
 
-def unusable(
-    ids: int, samples: int, hop_length: int, min_samples: int, most_ids: int
-) -> tuple[str, str] | None:
-    """Why an utterance cannot be trained on, in short and in full; None if it can."""
-    frames = samples // hop_length
-    if ids > most_ids:
-        kind, numbers = "too many phoneme ids", f"{ids}, at most {most_ids}"
-    elif ids > frames:
-        kind, numbers = "more phoneme ids than frames", f"{ids} ids, {frames} frames"
-    elif samples < min_samples:
-        kind, numbers = "too short", f"{samples} samples, at least {min_samples} are needed"
-    else:
-        return None
-    return kind, f"{kind}: {numbers}"
-
-
 def _left_out(
-    directory: Path,
-    columns: _Columns,
-    row: int,
-    samples: int,
-    hop_length: int,
-    min_samples: int,
-    most_ids: int,
+    directory: Path, columns: _Columns, row: int, fault: tuple[str, str] | None
 ) -> LeftOut:
-    reason = unusable(columns.id_lengths[row], samples, hop_length, min_samples, most_ids)
     entry = _entry(directory, columns.line_starts[row])
     name = Path(str(entry.get("audio_path") or entry["audio_norm_path"])).name
-    return LeftOut(f"dataset.jsonl:{columns.lines[row]}", name, *(reason or ("", "")))
+    return LeftOut(f"dataset.jsonl:{columns.lines[row]}", name, *(fault or ("", "")))
 
 
 def _warn_of_absent_speakers(config: VoiceConfig, speaker_ids: np.ndarray) -> None:

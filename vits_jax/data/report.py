@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vits_jax.data.batches import make_plan
+from vits_jax.data.batches import make_plan, validation_plan
+from vits_jax.data.buckets import Bucket
 from vits_jax.data.left_out import LeftOut, describe
 from vits_jax.data.split import split
 from vits_jax.data.table import Table, usual_rate, warned_of
@@ -23,20 +24,30 @@ class Training:
     """What training on it would be like.
 
     Attributes:
-      batch_size: over all devices.
+      batch_size, batch_frames: of a step, one of the two.
       utterances: that are trained on; the others are held out.
+      unheard: that are held out and fit no batch: validation does without them.
       steps_per_epoch: batches.
-      buckets: ``(phoneme ids, frames, batches per epoch)`` of each shape.
+      buckets: each shape, and its batches per epoch.
       padding: share of an epoch's frames that no utterance fills.
       memory: bytes on the device that one batch of the largest shape needs; None: not known.
     """
 
-    batch_size: int
+    batch_size: int | None
+    batch_frames: int | None
     utterances: int
+    unheard: int
     steps_per_epoch: int
-    buckets: list[tuple[int, int, int]]
+    buckets: list[tuple[Bucket, int]]
     padding: float
     memory: int | None = None
+
+    @property
+    def title(self) -> str:
+        """How batches are made."""
+        if self.batch_frames is None:
+            return f"batches of {self.batch_size}"
+        return f"batches within {self.batch_frames} frames"
 
 
 @dataclass(frozen=True)
@@ -138,10 +149,12 @@ class Report:
             if training is None
             else {
                 "batch_size": training.batch_size,
+                "batch_frames": training.batch_frames,
                 "utterances": training.utterances,
+                "not_validated_on": training.unheard,
                 "steps_per_epoch": training.steps_per_epoch,
                 "buckets": [
-                    {"phonemes": p, "frames": f, "batches": n} for p, f, n in training.buckets
+                    {**asdict(bucket), "batches": batches} for bucket, batches in training.buckets
                 ],
                 "padding": round(training.padding, 4),
                 "memory_bytes": training.memory,
@@ -207,7 +220,8 @@ def make_report(
 def plan_training(
     table: Table,
     *,
-    batch_size: int,
+    batch_size: int | None,
+    batch_frames: int | None,
     hop_length: int,
     segment_frames: int,
     num_buckets: int,
@@ -220,18 +234,21 @@ def plan_training(
         table,
         parts.train,
         batch_size=batch_size,
+        batch_frames=batch_frames,
         hop_length=hop_length,
         segment_frames=segment_frames,
         num_buckets=num_buckets,
         seed=0,
-        also_fit=np.concatenate([parts.validation, parts.test]),
     )
+    _, unheard = validation_plan(plan, table, parts.validation)
     return Training(
         batch_size=batch_size,
+        batch_frames=batch_frames,
         utterances=len(parts.train),
+        unheard=len(unheard),
         steps_per_epoch=plan.steps_per_epoch,
         buckets=[
-            (bucket.phonemes, bucket.frames, batches)
+            (bucket, batches)
             for bucket, batches in zip(plan.buckets, plan.schedule.batches, strict=True)
             if batches
         ],

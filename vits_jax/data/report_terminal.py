@@ -88,16 +88,22 @@ def _training(report: Report, console: Console) -> None:
     if training is None:
         return
     table = Table(
-        *("phoneme ids", "frames", "batches an epoch"),
-        title=f"batches of {training.batch_size}",
+        *("rows", "phoneme ids", "frames", "batches an epoch"),
+        title=training.title,
         title_justify="left",
     )
-    for phonemes, frames, batches in training.buckets:
-        table.add_row(str(phonemes), str(frames), str(batches))
+    for bucket, batches in training.buckets:
+        shape = (bucket.rows, bucket.phonemes, bucket.frames, batches)
+        table.add_row(*map(str, shape))
     console.print(table)
     console.print(
         f"{training.utterances} utterances to train on, {training.steps_per_epoch} steps an epoch, "
         f"{100 * training.padding:.1f} % padding"
     )
+    if training.unheard:
+        console.print(
+            f"{training.unheard} held-out utterances are longer than all that is trained on: "
+            "validation does without them"
+        )
     if training.memory is not None:
         console.print(f"about {training.memory / 1e9:.1f} GB of memory for the largest batch")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vits_jax.config import AudioConfig
 from vits_jax.data.audio_files import KEEP_SECONDS, Target
+from vits_jax.data.limits import Limits
 from vits_jax.data.workers import available_processors
 from vits_jax.errors import UserError
 
@@ -60,8 +61,15 @@ class Settings:
     keep_seconds: tuple[float, float] = (KEEP_SECONDS, KEEP_SECONDS)
     max_seconds: float = MAX_SECONDS
     max_phoneme_ids: int | None = None
+    max_frames: int | None = None
     exclude: frozenset[str] = frozenset()
     max_workers: int = field(default_factory=available_processors)
+
+    @property
+    def limits(self) -> Limits:
+        """What utterances may be like."""
+        audio = AudioConfig()
+        return Limits(audio.hop_length, audio.min_samples, self.max_phoneme_ids, self.max_frames)
 
     @property
     def target(self) -> Target:

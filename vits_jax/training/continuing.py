@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.source import Source, open_checkpoint, open_newest
@@ -18,7 +15,7 @@ from vits_jax.checkpoints.transfer import VOCODER, Transfer, from_single_speaker
 from vits_jax.config import Config, OptimizerConfig
 from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batches import Plan
-from vits_jax.data.manifest import Dataset
+from vits_jax.data.planning import Planner
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
 
@@ -45,12 +42,13 @@ NO_PARAMETERS = frozenset({"p_dropout", "segment_size"})
 
 @dataclass(frozen=True)
 class Start:
-    """The first batch of a run, and the checkpoint that it begins with, if any.
+    """The batches of a run, the first of them, and the checkpoint that it begins with, if any.
 
     With a `transfer`, what it takes are parameters of a new run; else the whole state. The
     learning rates decay from the epoch `decay_from` on.
     """
 
+    plan: Plan
     epoch: int = 0
     batch: int = 0
     source: Source | None = None
@@ -58,31 +56,10 @@ class Start:
     decay_from: int = 0
 
 
-def plan_identity(dataset: Dataset, plan: Plan, batches_per_epoch: int) -> dict[str, Any]:
-    """What decides the content and order of the batches: a position means the same under it."""
-    digest = hashlib.sha256()
-    for column in (dataset.keys, dataset.id_lengths, dataset.samples, dataset.speaker_ids):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    for row in range(len(dataset)):
-        digest.update(dataset.phoneme_ids(row).tobytes())
-    # Of the audio a sample: its lengths are above, and reading all of it would take long.
-    for row in np.linspace(0, len(dataset) - 1, num=8).astype(int):
-        digest.update(dataset.audio(row).tobytes())
-    for rows in plan.members:
-        digest.update(rows.tobytes() + b"|")
-    return {
-        "dataset": digest.hexdigest()[:16],
-        "utterances": len(dataset),
-        "batch_size": plan.batch_size,
-        "seed": plan.seed,
-        "batches_per_epoch": batches_per_epoch,
-    }
-
-
 def find_start(
     config: Config,
     run_dir: Path | None,
-    plan: Mapping[str, Any],
+    planner: Planner,
     dataset: Mapping[str, Any],
     given: Set[str] | None = None,
 ) -> tuple[Config, Start]:
@@ -93,7 +70,7 @@ def find_start(
     Args:
         config: what was asked for.
         run_dir: the run's directory, if it has one.
-        plan: of `plan_identity`.
+        planner: of the run's batches.
         dataset: the dataset's ``config.json``.
         given: flags that the user set (None: all). A run that goes on takes the settings of
             its optimizers from the checkpoint, except those.
@@ -107,12 +84,12 @@ def find_start(
     if run_dir is not None and store.step_directories(run_dir / store.DIRECTORY):
         for name in named:
             _LOGGER.info("%s has a checkpoint: it beats --%s", run_dir, name)
-        return _continue(config, run_dir, plan, given)
+        return _continue(config, run_dir, planner, given)
     if not named:
-        return config, Start()
+        return config, Start(planner.new())
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
     if named[0] == "resume_from_checkpoint":
-        return _resume(config, source, plan, dataset, given)
+        return _resume(config, source, planner, dataset, given)
     target = parameter_shapes(config)
     if named[0] == "resume_from_single_speaker_checkpoint":
         transfer = from_single_speaker(source, target)
@@ -120,11 +97,11 @@ def find_start(
         only = VOCODER if named[0] == "vocoder_warmstart_ckpt" else ()
         transfer = warm_start(source, target, dataset, only)
     transfer.log(f"--{named[0]}", source)
-    return config, Start(source=source, transfer=transfer)
+    return config, Start(planner.new(), source=source, transfer=transfer)
 
 
 def _continue(
-    config: Config, run_dir: Path, plan: Mapping[str, Any], given: Set[str] | None
+    config: Config, run_dir: Path, planner: Planner, given: Set[str] | None
 ) -> tuple[Config, Start]:
     source, damaged = open_newest(run_dir, strict=config.run.strict)
     metadata = source.metadata
@@ -135,22 +112,25 @@ def _continue(
             f"{run_dir} holds a run of another configuration: {'; '.join(changed)}: "
             "use the same values, or another --run-dir"
         )
-    if metadata.plan != plan:
-        was, now = metadata.plan.get("utterances"), plan["utterances"]
+    if not planner.same_data(metadata.plan):
+        was, now = metadata.plan.get("utterances"), len(planner.dataset)
+        how = (
+            f"{was} utterances then, {now} now" if was != now else f"{now} utterances, not the same"
+        )
         raise UserError(
             f"{run_dir} holds a run on other data: {config.data.dataset_dir} has changed "
-            f"({was} utterances then, {now} now): use another --run-dir, "
+            f"({how}): use another --run-dir, "
             f"with --resume_from_checkpoint {run_dir} to train on from there"
         )
     store.set_aside(damaged, source.where)
     _LOGGER.info("continuing at step %s", source.where.name)
-    return config, Start(metadata.epoch, metadata.batch, source, decay_from=metadata.decay_from)
+    return config, _go_on(source, planner)
 
 
 def _resume(
     config: Config,
     source: Source,
-    plan: Mapping[str, Any],
+    planner: Planner,
     dataset: Mapping[str, Any],
     given: Set[str] | None,
 ) -> tuple[Config, Start]:
@@ -178,16 +158,24 @@ def _resume(
         optimizer = dataclasses.replace(optimizer, learning_rate=rate, learning_rate_d=rate_d)
         decay_from = metadata.epoch
     config = _with_optimizer(config, optimizer, given)
-    if metadata.plan == plan:
-        batch = metadata.batch
-        _LOGGER.info("resuming %s where it stopped", source.where)
-    else:
+    _LOGGER.info("resuming %s", source.where)
+    return config, dataclasses.replace(_go_on(source, planner), decay_from=decay_from)
+
+
+def _go_on(source: Source, planner: Planner) -> Start:
+    """Where the checkpoint stopped, or at the start of its epoch if the batches are others now."""
+    metadata = source.metadata
+    plan, batch = planner.again(metadata.plan), metadata.batch
+    if plan is None:
+        plan = planner.new()
+        if batch:
+            _LOGGER.warning(
+                "batches are made another way than those of %s: going on at the start of epoch %d, "
+                "of which %d batches were done",
+                *(source.where, metadata.epoch, batch),
+            )
         batch = 0
-        _LOGGER.info(
-            "resuming %s at the start of epoch %d: its batches were others",
-            *(source.where, metadata.epoch),
-        )
-    return config, Start(metadata.epoch, batch, source, decay_from=decay_from)
+    return Start(plan, metadata.epoch, batch, source, decay_from=metadata.decay_from)
 
 
 def _with_optimizer(config: Config, theirs: OptimizerConfig, given: Set[str] | None) -> Config:

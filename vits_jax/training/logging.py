@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -34,7 +34,7 @@ class StepNumbers:
         rates: learning rates.
         speech_seconds: of its batch.
         batch: what it was given, on the host.
-        rows: int ``[…]``, rows of the dataset in it.
+        rows: of the dataset in it.
         values: losses and gradient norms, once they are known.
         skipped: whether its update was, because one of them is not finite.
     """
@@ -44,7 +44,7 @@ class StepNumbers:
     rates: Mapping[str, float]
     speech_seconds: float
     batch: Batch
-    rows: np.ndarray
+    rows: Sequence[int]
     values: Mapping[str, float] = field(default_factory=dict)
     skipped: bool = False
 

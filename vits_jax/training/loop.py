@@ -19,13 +19,13 @@ from vits_jax import device_memory
 from vits_jax.checkpoints import store
 from vits_jax.compilation import CompiledByShape, jit
 from vits_jax.config import Config, RunConfig, write_yaml
-from vits_jax.config_checks import check
-from vits_jax.data.batches import Batch, Plan, batches, make_plan
+from vits_jax.config_checks import check, check_batch
+from vits_jax.data.batches import Batch, Plan, batches
 from vits_jax.data.left_out import describe
 from vits_jax.data.manifest import Dataset, VoiceConfig, load_dataset, read_config
+from vits_jax.data.planning import Planner
 from vits_jax.data.split import Split, split
-from vits_jax.errors import UserError
-from vits_jax.training.continuing import Start, find_start, plan_identity
+from vits_jax.training.continuing import Start, find_start
 from vits_jax.training.logging import LAG, Pending, StepNumbers
 from vits_jax.training.mesh import check_batch_size, make_mesh, put_rows, replicated
 from vits_jax.training.outputs import Outputs
@@ -84,7 +84,9 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
 
     # Mesh
     mesh = make_mesh(run.devices, run.accelerator)
-    check_batch_size(_batch_size(config), mesh)
+    check_batch(config.data)
+    if config.data.batch_size is not None:
+        check_batch_size(config.data.batch_size, mesh)
 
     # Data
     dataset = load_dataset(
@@ -92,27 +94,19 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
         hop_length=config.audio.hop_length,
         min_samples=config.audio.min_samples,
         max_phoneme_ids=config.data.max_phoneme_ids,
+        max_frames=config.data.max_frames,
     )
     parts = split(dataset.keys, config.data.validation_split, config.data.num_test_examples)
-    plan = make_plan(
-        dataset,
-        parts.train,
-        batch_size=_batch_size(config),
-        hop_length=config.audio.hop_length,
-        segment_frames=config.segment_frames,
-        num_buckets=config.data.num_buckets,
-        seed=run.seed,
-        also_fit=np.concatenate([parts.validation, parts.test]),
-    )
-    per_epoch = _batches_per_epoch(plan, run)
-    identity = plan_identity(dataset, plan, per_epoch)
+    planner = Planner(config, dataset, parts, mesh.size)
 
     # Place
-    config, start = find_start(config, run_dir, identity, dataset.config.raw, given)
+    config, start = find_start(config, run_dir, planner, dataset.config.raw, given)
+    plan = start.plan
+    per_epoch, identity = planner.batches_per_epoch(plan), planner.identity(plan)
     if run_dir is not None:
         write_yaml(config, run_dir / "config.yaml")
     _announce(config, mesh, dataset, parts, plan)
-    shapes = [(plan.batch_size, b.phonemes, b.frames) for b in plan.used_buckets]
+    shapes = [(b.rows, b.phonemes, b.frames) for b in plan.used_buckets]
     device_memory.announce(config, shapes, mesh)
 
     # State
@@ -162,7 +156,7 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
                 compiling = train_step.seconds
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                     on_devices = put_rows(rows, mesh)
-                    shape = (plan.batch_size, bucket.phonemes, bucket.frames)
+                    shape = (bucket.rows, bucket.phonemes, bucket.frames)
                     state, metrics = train_step(shape, state, on_devices, rates_on_devices)
                 output.progress.other(train_step.seconds - compiling)
                 numbers = StepNumbers(
@@ -171,7 +165,7 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
                     rates={name: float(rate) for name, rate in rates.items()},
                     speech_seconds=_seconds(rows, config),
                     batch=rows,
-                    rows=planned.rows[batch][planned.weight[batch] > 0],
+                    rows=planned.used(batch),
                 )
                 pending.push(numbers, metrics)
                 step, batch = step + 1, batch + 1
@@ -214,19 +208,6 @@ def _of_dataset(config: Config, voice: VoiceConfig) -> Config:
     )
     check(config)
     return config
-
-
-def _batch_size(config: Config) -> int:
-    if config.data.batch_size is None:
-        raise UserError("--batch-size is missing: utterances per step, over all devices together")
-    return config.data.batch_size
-
-
-def _batches_per_epoch(plan: Plan, run: RunConfig) -> int:
-    limit = run.fast_dev_run or run.limit_train_batches
-    if isinstance(limit, float):
-        return max(1, int(plan.steps_per_epoch * limit))
-    return min(plan.steps_per_epoch, limit)
 
 
 def _end(run: RunConfig, step: int, epoch: int, batch: int, per_epoch: int) -> float:
@@ -286,12 +267,12 @@ def _announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: 
         "%d utterances to train on (%.2f h in all), %d to validate on, %d to speak",
         *(len(parts.train), dataset.seconds / 3600, len(parts.validation), len(parts.test)),
     )
-    shapes = ", ".join(f"{b.phonemes} x {b.frames}" for b in plan.used_buckets)
+    shapes = ", ".join(f"{b.rows} x {b.phonemes} x {b.frames}" for b in plan.used_buckets)
     _LOGGER.info(
-        "%d x %s; %d batches of %d an epoch; shapes to compile: %d (phonemes x frames: %s); "
+        "%d x %s; %d batches an epoch; shapes to compile: %d (rows x phonemes x frames: %s); "
         "%.1f %% padding",
         *(mesh.size, mesh.devices.flat[0].device_kind),
-        *(plan.steps_per_epoch, plan.batch_size, len(plan.used_buckets), shapes),
+        *(plan.steps_per_epoch, len(plan.used_buckets), shapes),
         100 * plan.padding,
     )
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"

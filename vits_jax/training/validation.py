@@ -14,7 +14,7 @@ from vits_jax import device_memory
 from vits_jax.compilation import CompiledByShape
 from vits_jax.config import Config
 from vits_jax.data.batches import Batch, Plan, batches, validation_plan
-from vits_jax.data.buckets import Bucket
+from vits_jax.data.buckets import Bucket, round_up
 from vits_jax.data.manifest import Dataset
 from vits_jax.training.events import Events
 from vits_jax.training.mesh import put_rows, replicated
@@ -30,7 +30,8 @@ class Validation:
     """Compiled once: its batches have training's shapes, its examples all the same one.
 
     Args:
-        plan: of training, whose buckets hold every utterance here.
+        plan: of training. What fits none of its buckets is not validated on: it would set the
+            memory of the run, and compile a shape of its own.
         rows: of the dataset, to take losses of.
         examples: rows of the dataset to speak.
     """
@@ -45,8 +46,22 @@ class Validation:
         examples: np.ndarray,
     ):
         self._config, self._mesh, self._dataset, self._examples = config, mesh, dataset, examples
-        self._plan = validation_plan(plan, dataset, rows)
-        self._shape = (plan.buckets[-1].phonemes, plan.buckets[-1].frames)
+        self._plan, too_long = validation_plan(plan, dataset, rows)
+        largest = plan.used_buckets[-1]
+        if len(too_long):
+            _LOGGER.warning(
+                "warning: %d of %d utterances to validate on are not in the validation losses%s, "
+                "as they are longer than all that is trained on (%d phoneme ids, %d frames): %s",
+                *(
+                    len(too_long),
+                    len(rows),
+                    "" if len(too_long) < len(rows) else ", which are none",
+                ),
+                *(largest.phonemes, largest.frames, shortened(utterances(dataset, too_long))),
+            )
+        # Room for each example's text; speech beyond the frames is cut off.
+        longest = round_up(dataset.id_lengths[examples]).max(initial=largest.phonemes)
+        self._shape = (int(longest), largest.frames)
         self._step = CompiledByShape(make_eval_step(config, mesh), "validation step")
         self._stages = speech.make_stages(config, mesh.devices.flat[0].platform)
 
@@ -64,11 +79,12 @@ class Validation:
         """
         count = self._plan.steps_per_epoch
         count = count if most_batches is None else min(count, most_batches)
-        sums = []
-        for index, (bucket, rows) in enumerate(batches(self._dataset, self._plan, 0, 0, count)):
+        sums, first_row = [], 0
+        for bucket, rows in batches(self._dataset, self._plan, 0, 0, count):
             if stop is not None and stop.asked:
                 return {}
-            sums.append(self._sums(state, bucket, rows, index))
+            sums.append(self._sums(state, bucket, rows, first_row))
+            first_row += bucket.rows
         if not sums:
             return {}
         with self._step.waiting():
@@ -81,12 +97,13 @@ class Validation:
         means = {name: total / weight for name, total in totals.items()}
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
-    def _sums(self, state: State, bucket: Bucket, rows: Batch, index: int) -> dict[str, jax.Array]:
-        first_row = np.int32(index * self._plan.batch_size)
+    def _sums(
+        self, state: State, bucket: Bucket, rows: Batch, first_row: int
+    ) -> dict[str, jax.Array]:
         with jax.transfer_guard("disallow"):
             batch = put_rows(rows, self._mesh)
-            row = jax.device_put(first_row, replicated(self._mesh))
-            shape = (self._plan.batch_size, bucket.phonemes, bucket.frames)
+            row = jax.device_put(np.int32(first_row), replicated(self._mesh))
+            shape = (bucket.rows, bucket.phonemes, bucket.frames)
             return self._step(shape, state["params"], batch, row)
 
     def _warn(self, state: State, broken: Sequence[int]) -> None:
@@ -95,13 +112,13 @@ class Validation:
         ((bucket, rows),) = batches(self._dataset, self._plan, 0, index, 1)
         planned = self._plan.epoch(0)
         found = []
-        for place in np.flatnonzero(planned.weight[index]):
+        for place, row in enumerate(planned.used(index)):
             # The same shape again, filled with one utterance: nothing new is compiled.
             alone = {name: np.repeat(x[place : place + 1], len(x), 0) for name, x in rows.items()}
-            sums = jax.device_get(self._sums(state, bucket, alone, index))
+            sums = jax.device_get(self._sums(state, bucket, alone, planned.starts[index]))
             if not all(math.isfinite(float(value)) for value in sums.values()):
-                found.append(int(planned.rows[index][place]))
-        named = shortened(utterances(self._dataset, found or planned.rows[index]))
+                found.append(row)
+        named = shortened(utterances(self._dataset, found or planned.used(index)))
         _LOGGER.warning(
             "validation after step %d: losses of %d of %d batches are not finite, in the first "
             "of them those of %s; training goes on, this checkpoint has no validation loss",
@@ -110,6 +127,7 @@ class Validation:
 
     def speak(self, state: State, step: int, events: Events, stop: Stop | None = None) -> None:
         """Put the test examples into the events as audio, under their texts; `stop` ends it."""
+        cut = []
         for number, row in enumerate(self._examples):
             if stop is not None and stop.asked:
                 return
@@ -125,5 +143,17 @@ class Validation:
                     speech.Settings(),
                     shape=self._shape,
                 )
+            if spoken.durations.sum() > self._shape[1]:
+                cut.append(row)
             tag = self._dataset.text(row) or str(number)
             events.audio(step, tag, spoken.audio, self._config.audio.sample_rate)
+        if cut:
+            seconds = (
+                self._shape[1] * self._config.audio.hop_length / self._config.audio.sample_rate
+            )
+            _LOGGER.info(
+                "test examples after step %d: %d of %d cut off at %.1f s, the longest that is "
+                "trained on: %s",
+                *(step, len(cut), len(self._examples), seconds),
+                shortened(utterances(self._dataset, cut)),
+            )
