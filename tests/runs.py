@@ -189,5 +189,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     monkeypatch.setattr(loop, "create_state", create_state)
     monkeypatch.setattr(loop, "make_train_step", make_train_step)
     monkeypatch.setattr(validation, "make_eval_step", make_eval_step)
+    # Nobody speaks, so the real networks need not be built: that takes most of a start.
+    monkeypatch.setattr(validation.speech, "make_stages", lambda *arguments: None)
     monkeypatch.setattr(validation.Validation, "speak", lambda self, *arguments: None)
     return traced

@@ -203,15 +203,17 @@ def test_the_plan_is_that_of_training(tmp_path: Path, capsys):
     plan = make_plan(
         dataset, parts.train, batch_size=4, hop_length=HOP, segment_frames=32,
         num_buckets=data.num_buckets, seed=7,
-        also_fit=np.concatenate([parts.validation, parts.test]),
     )  # fmt: skip
     for directory in (corpus, tmp_path / "out"):
         training = check(capsys, directory, "--batch-size", "4")["training"]
         assert training["utterances"] == len(parts.train)
         assert training["steps_per_epoch"] == plan.steps_per_epoch
         assert training["padding"] == pytest.approx(plan.padding, abs=1e-4)
-        shapes = [(bucket["phonemes"], bucket["frames"]) for bucket in training["buckets"]]
-        assert shapes == [(bucket.phonemes, bucket.frames) for bucket in plan.used_buckets]
+        shapes = [(b["rows"], b["phonemes"], b["frames"]) for b in training["buckets"]]
+        assert shapes == [(b.rows, b.phonemes, b.frames) for b in plan.used_buckets]
+        training = check(capsys, directory, "--batch-frames", "1500")["training"]
+        assert (training["batch_size"], training["batch_frames"]) == (None, 1500)
+        assert len({bucket["rows"] for bucket in training["buckets"]}) > 1
 
 
 def test_speaking_rates_as_pipers_filter_means_them(tmp_path: Path, capsys):
@@ -245,6 +247,35 @@ def test_texts_can_be_too_long(tmp_path: Path, capsys):
     assert [item["reason"] for item in report["left_out"]] == [
         "too many phoneme ids: 11, at most 9"
     ]
+
+
+def test_recordings_can_be_too_long(tmp_path: Path, capsys):
+    """And one that is held out, longer than all that is trained on, is not validated on."""
+    from vits_jax.data.split import split
+
+    lengths = {f"n{i}": 1.0 + i / 100 for i in range(30)}
+    entries = []
+    for i, (name, seconds) in enumerate(lengths.items()):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seconds, RATE, 500 + i), RATE)
+        entries.append(entry(i, audio_norm_path=f"{name}.wav", audio_path=f"{name}.wav"))
+    write_prepared(tmp_path, entries)
+    keys = load_dataset(tmp_path, hop_length=HOP, min_samples=MIN_SAMPLES).keys
+    number = int(split(keys, 0.1, 5).validation[0])
+    path = tmp_path / f"n{number}.wav"
+    soundfile.write(path, tone(3.0, RATE, 400), RATE)
+    training = check(capsys, tmp_path)["training"]
+    assert training["not_validated_on"] == 1
+    assert max(bucket["frames"] for bucket in training["buckets"]) < 2 * RATE / HOP
+    report = check(capsys, tmp_path, "--max-frames", "187")
+    assert [(item["where"], item["reason"]) for item in report["left_out"]] == [
+        (f"dataset.jsonl:{number + 1}", "too many frames: 188, at most 187")
+    ]
+    assert report["training"]["not_validated_on"] == 0
+    assert not check(capsys, tmp_path, "--max-frames", "188")["left_out"]
+    assert main([str(tmp_path), "--batch-frames", "9000"]) == 0
+    shown = capsys.readouterr().out
+    assert "batches within 9000 frames" in shown
+    assert "1 held-out utterances are longer than all that is trained on" in shown
 
 
 def test_terminal(planted):
@@ -361,6 +392,11 @@ BAD = {
     "page": (["{tmp}/corpus", "--html", "{tmp}/no/page.html"], "--html"),
     "no config": (["{tmp}/half"], "config.json does not exist"),
     "a corpus's flag": (["{tmp}/prepared", "--language", "de"], "--language is for a corpus: "),
+    "frames": (["{tmp}/corpus", "--max-frames", "0"], "--max-frames 0: expected at least 1"),
+    "both": (
+        ["{tmp}/corpus", "--batch-size", "8", "--batch-frames", "9000"],
+        "--batch-size 8 and --batch-frames 9000: expected one of the two",
+    ),
     "ids": (["{tmp}/corpus", "--max-phoneme-ids", "0"], "--max-phoneme-ids 0: expected at least"),
     "typo": (["{tmp}/corpus", "--jsn"], "did you mean --json?"),
     "other format": (["{tmp}/corpus", "--dataset-format", "mycroft"], "no *-metadata.txt"),

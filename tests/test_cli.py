@@ -123,6 +123,9 @@ WRONG = [
 IMPOSSIBLE = [
     (["--batch-size", "-1"], "--batch-size -1: expected at least 1"),
     (["--batch-size", "0"], "--batch-size 0: expected at least 1"),
+    (["--batch-frames", "9000"], "--batch-size 8 and --batch-frames 9000: expected one of the two"),
+    (["--batch-size", "null", "--batch-frames", "0"], "--batch-frames 0: expected at least 1"),
+    (["--max-frames", "0"], "--max-frames 0: expected at least 1"),
     (["--segment-size", "8000"], "--segment-size 8000: expected a multiple of --hop-length 256"),
     (["--segment-size", "256"], "--segment-size 256: expected at least 385 samples"),
     (["--upsample-rates", "8,8,8"], "--upsample-rates 8,8,8: expected a product of"),
@@ -187,6 +190,19 @@ def test_what_must_be_given(left_out, capsys):
     given = list(itertools.chain(*(pair for pair in pairs if pair[0] != left_out)))
     assert main(given) == 2
     assert f"{left_out} is missing" in capsys.readouterr().err
+
+
+def test_one_way_to_say_how_large_batches_are_takes_the_place_of_a_files(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    for given, other, flag in (
+        ("batch_size: 4", "batch_frames", "--batch-frames=9000"),
+        ("batch_frames: 9000", "batch_size", "--batch-size=4"),
+    ):
+        file.write_text(given)
+        asked = ["--dataset-dir", "data", "--config", str(file)]
+        assert getattr(configure(asked).data, other) is None
+        assert getattr(configure([*asked, flag]).data, other) == int(flag.partition("=")[2])
+    assert configure([*NEEDED[:2], "--quality=demo", "--batch-frames=9000"]).data.batch_size is None
 
 
 @pytest.mark.parametrize(

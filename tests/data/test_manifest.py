@@ -385,6 +385,19 @@ def test_too_many_phoneme_ids(tmp_path: Path):
     assert [item.reason for item in dataset.left_out] == ["too many phoneme ids: 8, at most 7"]
 
 
+def test_too_many_frames(tmp_path: Path):
+    """A last, partial frame is one: batches give it the room of a whole one."""
+    write_prepared(tmp_path)
+    soundfile.write(tmp_path / "1.wav", tone(1.0)[: 40 * HOP], RATE)
+    soundfile.write(tmp_path / "2.wav", tone(1.0)[: 39 * HOP + 1], RATE)
+    soundfile.write(tmp_path / "0.wav", tone(1.0)[: 40 * HOP + 1], RATE)
+    dataset = load(tmp_path, max_frames=40)
+    assert dataset.lines.tolist() == [2, 3]
+    assert [str(item) for item in dataset.left_out] == [
+        "dataset.jsonl:1: 0.wav: too many frames: 41, at most 40"
+    ]
+
+
 def test_too_short(tmp_path: Path):
     write_prepared(tmp_path, [entry(0), entry(1, phoneme_ids=[5])])
     soundfile.write(tmp_path / "1.wav", tone(0.5)[: MIN_SAMPLES - 1], RATE)

@@ -31,7 +31,7 @@ before = peak()
 dataset = load_dataset(sys.argv[1], hop_length=256, min_samples=385)
 parts = split(dataset.keys, 0.1, 5)
 plan = make_plan(dataset, parts.train, batch_size=32, hop_length=256, segment_frames=32,
-                 num_buckets=4, seed=1, also_fit=np.concatenate([parts.validation, parts.test]))
+                 num_buckets=4, seed=1)
 rows = plan.epoch(0).rows
 print(len(dataset), len(np.unique(rows)) == len(parts.train), peak() - before)
 """

@@ -40,6 +40,19 @@ def test_growing_never_moves_an_utterance_into_or_out_of_validation(count, more,
         assert set(small.train) <= set(large.train)
 
 
+@given(st.integers(200, 400), st.integers(0, 2**32), st.data())
+def test_leaving_some_out_moves_no_other_but_to_speak(count, seed, data):
+    """As ``--max-frames`` does: nobody goes from training to validation, nor back."""
+    keys = random_keys(count, seed)
+    kept = np.ones(count, bool)
+    kept[data.draw(st.lists(st.integers(0, count - 1), max_size=20))] = False
+    whole, part = split(keys, 0.1, 5), split(keys[kept], 0.1, 5)
+    rows = np.flatnonzero(kept)
+    assert set(rows[part.validation]) == {row for row in whole.validation if kept[row]}
+    assert {row for row in whole.test if kept[row]} <= set(rows[part.test])
+    assert set(rows[part.train]) <= set(whole.train)
+
+
 def test_order_does_not_matter():
     numbers = random_keys(100)
     order = np.random.default_rng(1).permutation(100)

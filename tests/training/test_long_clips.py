@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from tests.runs import HOP, RATE, assert_equal, leaves, small, stand_in, write_dataset
-from vits_jax.data import batches, planning
+from vits_jax.data import batches
 from vits_jax.data.buckets import Bucket
 from vits_jax.errors import UserError
 from vits_jax.model.synthesizer import EncodedText
@@ -32,8 +32,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 def dataset_with(directory: Path, *long: int) -> Path:
-    """Forty short clips, some of them of 400 frames instead of 40 to 60."""
-    write_dataset(directory, utterances=40)
+    """Short clips, some of them of 400 frames instead of 40 to 60."""
+    write_dataset(directory, utterances=22)
     tone = 0.3 * np.sin(2 * np.pi * 250 * np.arange(400 * HOP) / RATE)
     for number in long:
         soundfile.write(directory / f"{number}.wav", tone.astype(np.float32), RATE)
@@ -64,7 +64,7 @@ def test_batches_of_frames_are_said_and_traced_once_each(dataset, tmp_path, trac
 
 def test_stopped_at_each_batch_it_goes_on_exactly(dataset, tmp_path, traced):
     whole = run(dataset, tmp_path / "whole", max_epochs=1)
-    assert whole.step > 5
+    assert whole.step > 3
     for step in range(1, whole.step):
         assert run(dataset, tmp_path / "parts", max_steps=step).step == step
     again = run(dataset, tmp_path / "parts", max_epochs=1)
@@ -74,43 +74,25 @@ def test_stopped_at_each_batch_it_goes_on_exactly(dataset, tmp_path, traced):
 
 def test_other_devices(dataset, tmp_path, traced, caplog):
     """Exactly where the rows divide by them; else from the start of the epoch."""
-    run(dataset, tmp_path / "whole", max_steps=5)
+    run(dataset, tmp_path / "whole", max_steps=3)
     run(dataset, tmp_path / "run", max_steps=2)
-    run(dataset, tmp_path / "run", max_steps=5, devices=2)
+    run(dataset, tmp_path / "run", max_steps=3, devices=2)
     a, b = leaves(tmp_path / "whole"), leaves(tmp_path / "run")
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-6)
     assert "another way" not in caplog.text
-    outcome = run(dataset, tmp_path / "run", max_steps=6, devices=3)
-    assert (outcome.step, outcome.epoch, outcome.batch) == (6, 0, 1)
-    assert "going on at the start of epoch 0, of which 5 batches were done" in caplog.text
-
-
-@pytest.mark.parametrize("batch", [FRAMES, BATCH_SIZE])
-def test_a_release_that_would_choose_other_buckets(dataset, tmp_path, traced, monkeypatch, batch):
-    run(dataset, tmp_path / "whole", max_steps=9, **batch)
-    run(dataset, tmp_path / "run", max_steps=3, **batch)
-    monkeypatch.setattr(batches, "choose_buckets", lambda *lengths: (Bucket(16, 800, 4),))
-    run(dataset, tmp_path / "run", max_steps=6, **batch)
-    run(dataset, tmp_path / "run", max_steps=9, **batch)
-    assert_equal(leaves(tmp_path / "run"), leaves(tmp_path / "whole"))
-
-
-def test_the_same_data_in_other_batches_starts_the_epoch_again(
-    dataset, tmp_path, traced, monkeypatch, caplog
-):
-    run(dataset, tmp_path / "run", max_steps=3)
-    monkeypatch.setattr(planning, "_plan_digest", lambda plan: "another")
-    outcome = run(dataset, tmp_path / "run", max_steps=4)
+    outcome = run(dataset, tmp_path / "run", max_steps=4, devices=3)
     assert (outcome.step, outcome.epoch, outcome.batch) == (4, 0, 1)
     assert "going on at the start of epoch 0, of which 3 batches were done" in caplog.text
 
 
-def test_other_data_of_the_same_number(dataset, tmp_path, traced):
+def test_a_release_that_would_choose_other_buckets(dataset, tmp_path, traced, monkeypatch):
+    run(dataset, tmp_path / "whole", max_steps=7)
     run(dataset, tmp_path / "run", max_steps=3)
-    soundfile.write(dataset / "7.wav", np.full(50 * HOP, 0.1, np.float32), RATE)
-    with pytest.raises(UserError, match="data has changed .40 utterances, not the same.: use ano"):
-        run(dataset, tmp_path / "run", max_steps=4)
+    monkeypatch.setattr(batches, "choose_buckets", lambda *lengths: (Bucket(16, 800, 4),))
+    run(dataset, tmp_path / "run", max_steps=4)
+    run(dataset, tmp_path / "run", max_steps=7)
+    assert_equal(leaves(tmp_path / "run"), leaves(tmp_path / "whole"))
 
 
 def test_validation_widens_no_batch_of_training(tmp_path, traced, caplog):
@@ -122,7 +104,7 @@ def test_validation_widens_no_batch_of_training(tmp_path, traced, caplog):
     assert max(frames for _, frames in with_it) == 64 * HOP
     (message,) = [r.message for r in caplog.records if "to validate on" in r.message]
     assert message == (
-        "warning: 1 of 10 utterances to validate on are not in the validation losses, as they are "
+        "warning: 1 of 5 utterances to validate on are not in the validation losses, as they are "
         "longer than all that is trained on (16 phoneme ids, 64 frames): dataset.jsonl:7"
     )
     state = leaves(tmp_path / "run")
@@ -134,9 +116,9 @@ def test_validation_widens_no_batch_of_training(tmp_path, traced, caplog):
 
 def test_nothing_is_short_enough_to_validate_on(tmp_path, traced, caplog):
     caplog.set_level(logging.INFO)
-    held_out = [1, 6, 11, 15, 17, 22, 27, 28, 37, 39]
+    held_out = [1, 6, 11, 15, 17]
     run(dataset_with(tmp_path / "data", *held_out), tmp_path / "run", max_epochs=1)
-    none = "10 of 10 utterances to validate on are not in the validation losses, which are none, "
+    none = "5 of 5 utterances to validate on are not in the validation losses, which are none, "
     assert none in caplog.text
     assert "validation after step" not in caplog.text
 
@@ -169,7 +151,7 @@ def test_examples_that_do_not_fit_are_spoken_and_said_to_be_cut(tmp_path, monkey
         return np.zeros((len(text.m_p), n_frames * HOP), np.float32), None
 
     monkeypatch.setattr(speech, "make_stages", lambda c: speech.Stages(encode, decode, encode))
-    dataset = write_dataset(tmp_path / "data", utterances=40)
+    dataset = write_dataset(tmp_path / "data", utterances=22)
     lines = (dataset / "dataset.jsonl").read_text().splitlines()
     ids = re.search(r'"phoneme_ids": \[(.*?)\]', lines[EXAMPLE])
     assert ids is not None
