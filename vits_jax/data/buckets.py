@@ -13,7 +13,7 @@ _MULTIPLE = 8
 # One more shape is one more compilation: it should save this share of the work.
 _WORTH_A_SHAPE = 0.02
 # Decoder and discriminators see a segment of each row, however long the row is. A frame of it
-# is worth as much as so many others with their phonemes: 8 in bytes moved, 22 in FLOPs, 33 in
+# is worth as much as so many others with their phonemes: 8 in bytes moved, 22 in FLOPs, 43 in
 # memory (medium; more in the others). The least of them, as the memory of long rows grows with
 # their square too, and rows are whole: so no long batch needs more memory than the short ones.
 _SEGMENT_WORTH = 8

@@ -18,13 +18,14 @@ class _Memory(NamedTuple):
     phoneme: int
 
 
-# Alignment and attention, which grow with both lengths; in any preset. Four rows of 1,344
-# phoneme ids and 5,168 frames, a minute each, take 6.6 GB compiled, 5.0 without it.
-_PHONEME_AND_FRAME = 59
+# Bytes of alignment and attention, which grow with both lengths, in any preset: nothing for a
+# sentence, a third of all for a minute.
+_PHONEME_AND_FRAME = 85
 
-# Fitted to XLA's own count (`memory_analysis`) of the compiled step, on CPU: medium at eight
-# shapes from 4 rows of 200 frames to 32 of 600, to 6 % of each; the others at four shapes.
-_MEDIUM = _Memory(844_931_100, 436_000_000, 157_000_000, 92_000, 211_000)
+# Fitted to XLA's own count (`memory_analysis`) of the compiled step, on CPU: medium at four
+# shapes from 48 rows of 200 frames to 4 of 5,168, to 2 % of each; the others at four shapes of
+# at most 600 frames.
+_MEDIUM = _Memory(844_931_100, 436_000_000, 149_500_000, 68_200, 156_500)
 _MEMORY = {
     "x-low": _Memory(645_845_916, 389_000_000, 151_000_000, 48_400, 130_000),
     "low": _MEDIUM,
