@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import logging
@@ -15,7 +16,7 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.stages import Compiled, Wrapped
 
-from vits_jax import device_memory
+from vits_jax import device_memory, program_cache
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -23,11 +24,21 @@ _LOGGER = logging.getLogger(__name__)
 def use_cache() -> None:
     """Keep what is compiled in ``~/.cache/vits_jax``, or where ``XDG_CACHE_HOME`` says.
 
-    ``JAX_COMPILATION_CACHE_DIR`` wins.
+    ``JAX_COMPILATION_CACHE_DIR`` wins. What is damaged there is removed.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    ours = _cache_directory() is None
+    if ours:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "vits_jax" / "jax"))
+    directory = _cache_directory()
+    if directory is not None:
+        program_cache.remove_damaged(directory, ours)
+        atexit.register(program_cache.seal, directory)
+
+
+def _cache_directory() -> Path | None:
+    name = jax.config.values["jax_compilation_cache_dir"]
+    return None if name is None else Path(name)
 
 
 def options_for(platform: str) -> dict[str, str] | None:
@@ -113,6 +124,8 @@ class CompiledByShape:
         with no_garbage_collection():
             lowered = self._function.lower(*arguments)
         program = self._compiled[shape] = lowered.compile()
+        if (directory := _cache_directory()) is not None:
+            program_cache.seal(directory)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         needs = device_memory.asked(program)

@@ -39,7 +39,10 @@ def remove_damaged(directory: Path, ours: bool) -> None:
 
 
 def seal(directory: Path) -> None:
-    """Put digests beside the programs that have none."""
+    """Put digests beside the programs that have none; JAX may have dropped some that had."""
+    for digest in directory.glob(_PROGRAMS + _DIGEST):
+        if not digest.with_name(digest.name.removesuffix(_DIGEST)).exists():
+            digest.unlink(missing_ok=True)
     for program in directory.glob(_PROGRAMS):
         digest = program.with_name(program.name + _DIGEST)
         with contextlib.suppress(OSError):
