@@ -5,6 +5,7 @@ python tools/benchmark.py step --quality medium --batch-size 8 --phonemes 120 --
     --steps 5 --peer --json step.json
 python tools/benchmark.py voice --quality medium --peer --json voice.json
 python tools/benchmark.py import --quality high --peer --json import.json
+python tools/benchmark.py saving --quality medium --batch-size 4
 
 Machines are shared and noisy: the two sides take turns, and the ratio of the medians counts.
 """
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tools import benchmark_import, benchmark_voice
+from tools import benchmark_import, benchmark_saving, benchmark_voice
 from vits_jax.compilation import no_garbage_collection, use_cache
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.presets import preset_names, preset_path
@@ -80,37 +81,50 @@ def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
         stdin.close()
 
 
-def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
-    """Time whole training steps: both networks, both updates, data already on the device."""
-    if args.cache:
-        use_cache()
-    if args.precision == "32":
-        jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on either side
-    config = preset(args.quality, num_speakers=args.speakers)
-    mesh = make_mesh()
-    batch = put_rows(random_batch(config, args.batch_size, args.phonemes, args.frames), mesh)
-    init = jax.jit(lambda key: create_state(config, key), out_shardings=replicated(mesh))
-    state = init(jax.random.key(0))
-    o = config.optimizer
-    rates = {"learning_rate": o.learning_rate, "learning_rate_d": o.learning_rate_d}
-    rates = jax.device_put({k: jnp.float32(v) for k, v in rates.items()}, replicated(mesh))
+class Step:
+    """The training step on random data that is already on the device: both networks, both updates.
 
-    start = time.perf_counter()
-    with no_garbage_collection():
-        lowered = make_train_step(config, mesh).lower(state, batch, rates)
-    step = lowered.compile()
-    compile_seconds = time.perf_counter() - start
-    cost, memory = step.cost_analysis() or {}, step.memory_analysis()
+    Calling it runs one to its end and tells its seconds.
+    """
 
-    def ours() -> float:
-        nonlocal state
+    def __init__(self, args: argparse.Namespace, config: Config):
+        if args.cache:
+            use_cache()
+        if args.precision == "32":
+            jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on either side
+        mesh = make_mesh()
+        batch = random_batch(config, args.batch_size, args.phonemes, args.frames)
+        self._batch = put_rows(batch, mesh)
+        init = jax.jit(lambda key: create_state(config, key), out_shardings=replicated(mesh))
+        self.mesh, self.state = mesh, init(jax.random.key(0))
+        o = config.optimizer
+        rates = {"learning_rate": o.learning_rate, "learning_rate_d": o.learning_rate_d}
+        self._rates = jax.device_put(
+            {k: jnp.float32(v) for k, v in rates.items()}, replicated(mesh)
+        )
         start = time.perf_counter()
-        state, metrics = step(state, batch, rates)
-        jax.block_until_ready((state, metrics))
+        with no_garbage_collection():
+            step = make_train_step(config, mesh)
+            lowered = step.lower(self.state, self._batch, self._rates)
+        self.compiled = lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        self.state, metrics = self.compiled(self.state, self._batch, self._rates)
+        jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - start
 
+
+def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
+    """Time whole training steps."""
+    config = preset(args.quality, num_speakers=args.speakers)
+    ours = Step(args, config)
+    mesh = ours.mesh
+    cost, memory = ours.compiled.cost_analysis() or {}, ours.compiled.memory_analysis()
     ours()
-    seconds, peer_seconds = [], []
+    seconds: list[float] = []
+    peer_seconds: list[float] = []
     peer = peer_process(config, args) if args.peer else contextlib.nullcontext()
     with peer as theirs:
         for _ in range(args.steps):
@@ -128,7 +142,7 @@ def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
         "frames": args.frames,
         "step_seconds": statistics.median(seconds),
         "peer_step_seconds": statistics.median(peer_seconds) if peer_seconds else None,
-        "compile_seconds": compile_seconds,
+        "compile_seconds": ours.compile_seconds,
         "gflop_per_step": cost.get("flops", float("nan")) / 1e9,
         # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
         "peak_bytes": stats.get("peak_bytes_in_use", getattr(memory, "peak_memory_in_bytes", None)),
@@ -141,17 +155,20 @@ def main() -> None:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    step = commands.add_parser("step", help="the training step on random data")
-    step.add_argument("--quality", choices=preset_names(), default="medium")
-    step.add_argument("--batch-size", type=int, default=8)
-    step.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
-    step.add_argument("--frames", type=int, default=400, help="frames per utterance")
-    step.add_argument("--speakers", type=int, default=1)
-    step.add_argument("--steps", type=int, default=5, help="timed steps, after one to warm up")
-    step.add_argument("--precision", choices=["32"], default="32")
-    step.add_argument("--peer", action="store_true", help="alternate with Piper's PyTorch step")
-    step.add_argument("--cache", action="store_true", help="use the compilation cache")
-    step.add_argument("--json", metavar="FILE", help="write the figures here too")
+    training = commands.add_parser("step", help="the training step on random data")
+    training.add_argument("--steps", type=int, default=5, help="timed steps, after one to warm up")
+    training.add_argument("--peer", action="store_true", help="alternate with Piper's PyTorch step")
+    saving = commands.add_parser("saving", help="what saving costs beside the training step")
+    benchmark_saving.add_arguments(saving)
+    for command in (training, saving):
+        command.add_argument("--quality", choices=preset_names(), default="medium")
+        command.add_argument("--batch-size", type=int, default=8)
+        command.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
+        command.add_argument("--frames", type=int, default=400, help="frames per utterance")
+        command.add_argument("--speakers", type=int, default=1)
+        command.add_argument("--precision", choices=["32"], default="32")
+        command.add_argument("--cache", action="store_true", help="use the compilation cache")
+        command.add_argument("--json", metavar="FILE", help="write the figures here too")
     voice = commands.add_parser("voice", help="the exported voice in onnxruntime")
     benchmark_voice.add_arguments(voice, preset_names())
     imported = commands.add_parser("import", help="importing a Piper checkpoint")
@@ -160,6 +177,11 @@ def main() -> None:
 
     if args.command == "step":
         result, measured = benchmark_step(args), "step_seconds"
+    elif args.command == "saving":
+        config = preset(args.quality, num_speakers=args.speakers)
+        step = Step(args, config)
+        result = benchmark_saving.benchmark(args, config, step, lambda: step.state)
+        measured = "save_seconds"
     elif args.command == "import":
         config = preset(args.quality, num_speakers=args.speakers)
         result, measured = benchmark_import.benchmark(args, config), "import_seconds"

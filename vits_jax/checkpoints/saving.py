@@ -121,6 +121,10 @@ class Checkpoints:
         if step == self.newest:
             self._thread.submit(self._attach, step, dict(metrics))
 
+    def saved(self) -> bool:
+        """Whether the last save has ended, one way or the other."""
+        return self._saving is None or self._saving.done()
+
     def settle(self) -> None:
         """Wait for the last save; its failure is logged and remembered."""
         if self._saving is None:

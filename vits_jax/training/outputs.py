@@ -19,7 +19,7 @@ from vits_jax.training.validation import Validation
 
 _LOGGER = logging.getLogger(__name__)
 
-_OF_AN_EPOCH = 1 / 3  # of checkpoint_minutes: at the end of an epoch a save is due sooner
+OF_AN_EPOCH = 1 / 3  # of checkpoint_minutes: at the end of an epoch a save is due sooner
 
 
 class Saves:
@@ -40,7 +40,7 @@ class Saves:
         """
         every, for_ever = self._run.checkpoint_epochs, self._run.keep_epochs
         by_epochs = every is None or _divides(every, epoch)
-        old = every is not None or self._old(self._run.checkpoint_minutes * _OF_AN_EPOCH)
+        old = every is not None or self._old(self._run.checkpoint_minutes * OF_AN_EPOCH)
         due = (by_epochs and old) or _divides(for_ever, epoch)
         return due or _divides(self._run.checkpoint_steps, step)
 

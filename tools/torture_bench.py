@@ -1,0 +1,229 @@
+"""The run that `torture` disturbs: its commands, its states, how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vits_jax.checkpoints import store
+from vits_jax.checkpoints.source import open_checkpoint
+from vits_jax.errors import RunFailed
+from vits_jax.training.step import create_state
+
+ROOT = Path(__file__).parent.parent
+STEPS = 24
+_PATIENCE = 1800.0  # seconds that a command may take before it counts as hanging
+
+
+@dataclass(frozen=True)
+class Event:
+    """A fault, or some of a kind: what happened, what was lost, whether that is `bad`."""
+
+    happened: str
+    lost: str = "nothing"
+    bad: bool = False
+    times: int = 1
+
+
+class Command:
+    """A started command of vits_jax; its stderr goes to a file."""
+
+    def __init__(self, argv: list[str], log: Path, before: str = "", **environment: str):
+        self.log = log
+        module, *flags = argv
+        code = f"{before}\nimport sys\nfrom vits_jax.{module} import main\nsys.exit(main())"
+        self._file = log.open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=self._file,
+            cwd=ROOT,
+            env=os.environ | environment,
+        )
+
+    def text(self) -> str:
+        """What it has said so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Wait until something is true; False if the command ends before."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            if condition():
+                return True
+            if self.process.poll() is not None:
+                return condition()
+            time.sleep(0.01)
+        self.signal(signal.SIGKILL)
+        raise RunFailed(f"{self.log}: nothing happened for {_PATIENCE:.0f} s")
+
+    def says(self, text: str) -> bool:
+        """Wait until it says something; False if it ends without."""
+        return self.until(lambda: text in self.text())
+
+    def signal(self, number: int) -> None:
+        """Send a signal and wait for its end."""
+        self.process.send_signal(number)
+        self.process.wait()
+
+    def ends(self) -> int:
+        """Wait for its end; the exit code."""
+        self.until(lambda: False)
+        self._file.close()
+        return self.process.returncode
+
+    def last_line(self) -> str:
+        """Of what it said."""
+        lines = self.text().strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def clear(self, *codes: int) -> bool:
+        """Whether it ended with one of some exit codes, one line that says why, no traceback."""
+        code = self.ends()
+        said = code == 0 or self.last_line().startswith(("error: ", "failed: "))
+        return code in codes and said and "Traceback" not in self.text()
+
+
+class Bench:
+    """The demo corpus and a run over it, undisturbed and disturbed."""
+
+    def __init__(self, scratch: Path):
+        self.scratch = scratch
+        self.data = scratch / "data"
+        self.cache = scratch / "cache"
+        self._count = 0
+        self.whole = ""  # of the undisturbed run's last state
+        self.prepared = ""  # of the undisturbed dataset
+
+    def prepare(self) -> None:
+        """Prepare and train undisturbed; what is compiled is kept for later runs."""
+        if self.preprocess(self.data).ends() or self.train(self.new()).ends():
+            raise RunFailed(f"the undisturbed run failed: {self.scratch}/*.log")
+        self.prepared = dataset_digest(self.data)
+        self.whole = state_digest(self.latest)
+
+    def new(self, parent: Path | None = None) -> Path:
+        """The name of a run directory."""
+        self._count += 1
+        self.latest = (parent or self.scratch) / f"run{self._count}"
+        return self.latest
+
+    def preprocess(self, output: Path, **environment: str) -> Command:
+        """Start preparing the corpus."""
+        return Command(
+            [
+                "preprocess",
+                f"--input-dir={ROOT / 'examples' / 'demo'}",
+                f"--output-dir={output}",
+                *("--language=en-us", "--sample-rate=16000", "--dataset-format=ljspeech"),
+            ],
+            self._log(),
+            **environment,
+        )
+
+    def train(
+        self,
+        run_dir: Path,
+        *more: str,
+        data: Path | None = None,
+        before: str = "",
+        cache: Path | None = None,
+    ) -> Command:
+        """Start training, or go on with it."""
+        return Command(
+            [
+                "train",
+                f"--dataset-dir={data or self.data}",
+                f"--run-dir={run_dir}",
+                *("--quality=demo", f"--max_steps={STEPS}", "--checkpoint-steps=1"),
+                *("--check_val_every_n_epoch=1", "--keep-newest=2", *more),
+            ],
+            self._log(),
+            before,
+            JAX_COMPILATION_CACHE_DIR=str(cache or self.cache),
+            JAX_PLATFORMS="cpu",
+        )
+
+    def finish(self, run_dir: Path, event: Callable[[bool], Event]) -> Event:
+        """Let a run end undisturbed; `event` is told whether all is as it should be."""
+        command = self.train(run_dir)
+        fine = command.clear(0) and state_digest(run_dir) == self.whole
+        return event(fine)
+
+    def _log(self) -> Path:
+        self._count += 1
+        return self.scratch / f"{self._count}.log"
+
+
+def steps(run_dir: Path) -> list[int]:
+    """The steps that a run has saved."""
+    return [int(d.name) for d in store.step_directories(run_dir / store.DIRECTORY)]
+
+
+def state_digest(run_dir: Path) -> str:
+    """SHA-256 of every number of a run's newest state."""
+    source = open_checkpoint(run_dir)
+    config = source.metadata.config
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(lambda key: create_state(config, key), jax.random.key(0)),
+    )
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(source.state(target)):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def dataset_digest(directory: Path) -> str:
+    """SHA-256 of what a dataset says and of every sample."""
+    from vits_jax.data.manifest import load_dataset
+
+    digest = hashlib.sha256()
+    dataset = load_dataset(directory, hop_length=256, min_samples=385)
+    for row in range(len(dataset)):
+        digest.update(dataset.phoneme_ids(row).tobytes() + dataset.audio(row).tobytes())
+    for name in ("config.json", "dataset.jsonl"):
+        digest.update((directory / name).read_bytes().replace(str(directory).encode(), b""))
+    return digest.hexdigest()
+
+
+def flip(path: Path, random: np.random.Generator) -> Mapping[str, int]:
+    """Flip one bit of a file; where."""
+    content = bytearray(path.read_bytes())
+    place, bit = int(random.integers(len(content))), int(random.integers(8))
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+    return {"place": place, "bit": bit}
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A copy of a directory, in place of what was there."""
+    shutil.rmtree(target, ignore_errors=True)
+    return Path(shutil.copytree(source, target))
+
+
+def children(process: int) -> list[int]:
+    """Process ids of a process's children."""
+    found = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def position(run_dir: Path) -> Mapping[str, int]:
+    """Where a run's newest checkpoint goes on."""
+    path = store.resolve(run_dir) / "_CHECKPOINT_METADATA"
+    return json.loads(path.read_text())["custom_metadata"]["position"]
