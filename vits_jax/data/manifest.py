@@ -22,13 +22,14 @@ from vits_jax.data.limits import Limits
 from vits_jax.data.packing import pack
 from vits_jax.data.split import utterance_key
 from vits_jax.errors import UserError
+from vits_jax.text.languages import with_language_block
 
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class VoiceConfig:
-    """What ``config.json`` says of the voice; `raw` is all of it."""
+    """What ``config.json`` says of the voice; `raw` is all of it, its ``language`` whole."""
 
     path: Path
     sample_rate: int
@@ -188,7 +189,7 @@ def read_voice_config(path: Path) -> VoiceConfig:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file: expected the config.json of a dataset")
-    raw = _json_object(str(path), path.read_bytes())
+    raw = with_language_block(_json_object(str(path), path.read_bytes()))
     audio = raw.get("audio")
     if not isinstance(audio, dict):
         raise UserError(f"{path}: no key 'audio' with a 'sample_rate' in it")
