@@ -76,10 +76,17 @@ def test_what_it_writes(corpus: Path, prepared: Path):
     assert all(len(symbol) == 1 for symbol in symbols)
     assert config.pop("piper_version").startswith("1.")
     assert config == {
-        "dataset": "voices",
-        "audio": {"sample_rate": RATE, "quality": "medium"},
+        "dataset": "corpus",
+        "audio": {"sample_rate": RATE},  # the quality is training's to decide
         "espeak": {"voice": "en-us"},
-        "language": {"code": "en-us"},
+        "language": {
+            "code": "en_US",
+            "family": "en",
+            "region": "US",
+            "name_native": "English",
+            "name_english": "English",
+            "country_english": "United States",
+        },
         "inference": {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8},
         "phoneme_type": "espeak",
         "phoneme_map": {},
@@ -390,6 +397,15 @@ def test_names_in_the_configuration(corpus: Path, prepared: Path):
     assert main(flags(corpus, prepared, "--dataset-name=tale", "--audio_quality", "best")) == 0
     config = json.loads((prepared / "config.json").read_text())
     assert (config["dataset"], config["audio"]["quality"]) == ("tale", "best")
+
+
+def test_the_folder_that_names_the_dataset(corpus: Path, prepared: Path, monkeypatch):
+    """As it is called, however it was spelt."""
+    (corpus / "more").mkdir()
+    monkeypatch.chdir(corpus / "more")
+    for spelt in ("..", "../", f"{corpus}/"):
+        assert main(flags(spelt, prepared, "--skip-audio")) == 0
+        assert json.loads((prepared / "config.json").read_text())["dataset"] == "corpus"
 
 
 def test_longer_recordings_can_be_allowed_or_not(corpus: Path, prepared: Path, caplog):

@@ -100,12 +100,12 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
     add(
         "--dataset-name",
         metavar="NAME",
-        help="for config.json (default: name of the folder that --output-dir is in)",
+        help="for config.json (default: name of the corpus's folder)",
     )
     add(
         "--audio-quality",
         metavar="NAME",
-        help="for config.json (default: name of --output-dir)",
+        help="for config.json (default: none; the export names the preset trained with)",
     )
     add(
         "--beam-runner",
@@ -128,6 +128,7 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
         parent = flags.cache_dir or flags.output_dir
         flags.input_dir = convert(flags.tfds, flags.input_dir, parent)
         flags.dataset_format = "ljspeech"
+        flags.dataset_name = flags.dataset_name or flags.tfds.partition(":")[0]
     for name in ("input_dir", "dataset_format"):
         if getattr(flags, name) is None:
             raise UserError(f"--{name.replace('_', '-')} is missing (--help lists the flags)")

@@ -1,11 +1,20 @@
-"""Where the presets (`--quality`) are: `configs/` in a checkout, inside the package in a wheel."""
+"""The presets (`--quality`): where they are, and which one a voice was trained with.
+
+They are in `configs/` in a checkout, inside the package in a wheel.
+"""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
+from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.errors import UserError
+
+# Of a preset's model, what the voice that comes of it does not have.
+_TRAINING = ("p_dropout", "segment_size", "discriminator_width", "use_sdp")
+_LOW_RATE = 16000  # hertz; the network of `low` is that of `medium`
 
 
 def _directory() -> Path:
@@ -34,3 +43,24 @@ def preset_path(name: str) -> Path:
             f"expected one of {', '.join(names)}, or --config FILE for a file of your own"
         )
     return _directory() / f"{name}.yaml"
+
+
+def quality_of(config: Config) -> str | None:
+    """What published voices call a voice's ``quality``: the preset of its sizes.
+
+    ``x_low``, ``low``, ``medium``, ``high`` (or ``demo``); None for sizes of no preset.
+    """
+    model = vars(config.model)
+    alike = [name for name in preset_names() if _sizes(name).items() <= model.items()]
+    if set(alike) == {"low", "medium"}:
+        alike = ["low" if config.audio.sample_rate <= _LOW_RATE else "medium"]
+    return alike[0].replace("-", "_") if alike else None
+
+
+def _sizes(name: str) -> dict[str, Any]:
+    path = preset_path(name)
+    return {
+        key: convert(value, FIELDS[key].type, f"{path}: {key}")
+        for key, value in read_yaml(path).items()
+        if key in FIELDS and FIELDS[key].section == "model" and key not in _TRAINING
+    }

@@ -52,6 +52,7 @@ def assert_prepared(out: Path, name: str) -> None:
         heard[dataset.text(i)] = np.argmax(np.abs(np.fft.rfft(dataset.audio(i) / 32768.0)))
     assert heard == {"One.": 800, "Two   and a bar.": 900, "Three.": 1000}
     config = json.loads((out / "config.json").read_text())
+    assert config["dataset"] == name
     speakers = {"ljspeech": {}, "libritts": {"84": 0, "85": 1}, "vctk": {"p225": 0, "p226": 1}}
     assert config["speaker_id_map"] == speakers[name]
 

@@ -22,7 +22,9 @@ from tests.voice import test_voice
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.source import Source
 from vits_jax.checkpoints.store import Metadata
+from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.export_onnx import main
+from vits_jax.presets import preset_path
 from vits_jax.voice import Voice, companions, export, graph, streaming, verify
 
 COMPANIONS = ["MODEL_CARD.md", "tokens.txt", "voice.onnx", "voice.onnx.json"]
@@ -85,20 +87,23 @@ def test_what_is_written(exported: Path) -> None:
     assert config["speaker_id_map"] == {"ann": 0, "bob": 1}
     assert config["espeak"] == {"voice": ""}
     assert config["dataset"] == "voice"  # as the file, for wyoming-piper
+    assert config["language"]["code"] == "en_GB"  # mended
+    assert "quality" not in config["audio"]  # sizes of no preset
     tokens = (exported.parent / "tokens.txt").read_text().splitlines()
     assert tokens == [f"{symbol} {i}" for i, symbol in enumerate(SYMBOLS)]
     metadata = {p.key: p.value for p in onnx.load(exported).metadata_props}
     assert metadata == {
         "model_type": "vits",
         "comment": "piper",
-        "language": "en-gb",
+        "language": "English",
         "voice": "",
         "has_espeak": "0",
         "n_speakers": "2",
         "sample_rate": str(RATE),
     }
     card = (exported.parent / "MODEL_CARD.md").read_text()
-    for fact in ("# Model card for voice", "2 (ann, bob)", "8,000 Hz", "letters", "step 12"):
+    facts = ("# Model card for voice", "2 (ann, bob)", "8,000 Hz", "letters", "step 12")
+    for fact in (*facts, "Language: en_GB (English, Great Britain)"):
         assert fact in card
 
 
@@ -193,9 +198,6 @@ def test_chunks_are_the_whole(exported: Path) -> None:
 
 
 def test_margins_are_what_piper_needs() -> None:
-    from vits_jax.config import Config, read_yaml
-    from vits_jax.presets import preset_path
-
     margins = {
         quality: streaming.margin(Config().replaced(read_yaml(preset_path(quality))))
         for quality in ("medium", "high")
@@ -292,6 +294,38 @@ def test_symbols_of_several_characters_stay_out(dataset) -> None:
     clustered = dict(voice.dataset) | {"vowel_clusters": [["a", "i"]]}
     voice = dataclasses.replace(voice, dataset=clustered)
     assert "ai" in companions.voice_config(voice, "anna")["phoneme_id_map"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "rate", "audio", "quality"),
+    [
+        ("x-low", 16000, {}, "x_low"),
+        ("low", 16000, {}, "low"),
+        ("medium", 22050, {"quality": ""}, "medium"),
+        ("high", 22050, None, "high"),
+        ("demo", 16000, {}, "demo"),
+        ("medium", 22050, {"quality": "best"}, "best"),  # the user's
+    ],
+)
+def test_quality_is_the_preset(preset: str, rate: int, audio: Any, quality: str) -> None:
+    values = read_yaml(preset_path(preset)) | {"sample_rate": rate, "use_sdp": False}
+    config = Config().replaced({n: convert(v, FIELDS[n].type, n) for n, v in values.items()})
+    dataset = {"phoneme_id_map": test_voice.voice().phoneme_id_map, "audio": audio}
+    voice = dataclasses.replace(test_voice.voice(), config=config, dataset=dataset)
+    papers = companions.voice_config(voice, "anna")
+    assert papers["audio"] == {"sample_rate": rate, "quality": quality}
+    assert f"* Quality: {quality}\n" in companions.card("a", "1", voice, papers, "x").decode()
+
+
+def test_published_papers_are_kept(dataset) -> None:
+    """Those of a voice that was imported."""
+    theirs = {"code": "nl_BE", "family": "nl", "region": "BE", "name_english": "Dutch"}
+    papers = {"language": theirs, "audio": {"quality": "low"}, "espeak": {"voice": "nl"}}
+    voice = dataclasses.replace(
+        test_voice.voice(), dataset=dict(test_voice.voice().dataset) | papers
+    )
+    config = companions.voice_config(voice, "anna")
+    assert (config["language"], config["audio"]["quality"]) == (theirs, "low")
 
 
 @pytest.mark.parametrize(

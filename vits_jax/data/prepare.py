@@ -28,6 +28,7 @@ from vits_jax.data.settings import Output, Settings
 from vits_jax.data.workers import Submit, progress, workers
 from vits_jax.errors import UserError
 from vits_jax.text import num_symbols
+from vits_jax.text.languages import language_block
 
 if TYPE_CHECKING:
     from vits_jax.data.beam import Cluster
@@ -284,18 +285,19 @@ def _kept_ids(config: Path, speakers: dict[str, int]) -> dict[str, int]:
 
 
 def _voice_config(settings: Settings, output: Output, speakers: dict[str, int]) -> dict[str, Any]:
-    """``config.json`` in Piper's schema."""
-    directory = output.directory.absolute()
+    """``config.json`` in Piper's schema.
+
+    Without ``audio.quality`` unless the user named one: it is the preset, which training
+    decides on and the export fills in.
+    """
     speaking = settings.speaking
     id_map = examine.phoneme_id_map(speaking)
+    quality = {"quality": output.audio_quality} if output.audio_quality else {}
     return {
-        "dataset": output.dataset_name or directory.parent.name,
-        "audio": {
-            "sample_rate": settings.sample_rate,
-            "quality": output.audio_quality or directory.name,
-        },
+        "dataset": output.dataset_name or settings.input_dir.resolve().name,
+        "audio": {"sample_rate": settings.sample_rate} | quality,
         "espeak": {"voice": speaking.language},
-        "language": {"code": speaking.language},
+        "language": language_block(speaking.language, speaking.phoneme_type),
         "inference": {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8},
         "phoneme_type": speaking.phoneme_type,
         "phoneme_map": {},

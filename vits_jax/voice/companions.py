@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from vits_jax.cli import version
+from vits_jax.presets import quality_of
+from vits_jax.text.languages import with_language_block
 from vits_jax.voice.voice import Voice
 
 _INFERENCE = {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8}
@@ -14,18 +16,23 @@ _INFERENCE = {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8}
 def voice_config(voice: Voice, name: str) -> dict[str, Any]:
     """``NAME.onnx.json`` in Piper's schema: the dataset's own, completed and made playable.
 
-    ``dataset`` becomes the file's name: wyoming-piper (Home Assistant) lists a voice under
-    the one and looks for it under the other.
+    ``dataset`` becomes the file's name: wyoming-piper (Home Assistant) shows it, and before
+    2.4 lists a voice under the one and looks for it under the other. ``audio.quality`` is the
+    preset that the voice has the sizes of, unless the dataset says something else.
 
     Symbols of several characters are left out unless the voice clusters vowels: Piper's C++
     runtimes refuse a map that holds them, and no phonemizer makes them.
     """
-    dataset = dict(voice.dataset)
+    dataset = with_language_block(voice.dataset)
+    audio = dict(dataset.get("audio") or {})
+    quality = audio.get("quality") or quality_of(voice.config)
     clusters = bool(dataset.get("vowel_clusters"))
     symbols = {s: i for s, i in voice.phoneme_id_map.items() if clusters or len(s) == 1}
     return dataset | {
         "dataset": name,
-        "audio": dict(dataset.get("audio") or {}) | {"sample_rate": voice.sample_rate},
+        "audio": audio
+        | {"sample_rate": voice.sample_rate}
+        | ({"quality": quality} if quality else {}),
         "espeak": {"voice": ""} | dict(dataset.get("espeak") or {}),
         "inference": _INFERENCE | dict(dataset.get("inference") or {}),
         "phoneme_type": dataset.get("phoneme_type") or "espeak",
@@ -68,9 +75,12 @@ def card(name: str, step: str, voice: Voice, config: dict[str, Any], form: str) 
     durations = "stochastic" if model.use_sdp else "plain"
     parameters = sum(value.size for value in voice.parameters.values()) / 1e6
     names = ", ".join(voice.speakers)
+    code = language.get("code") or config["espeak"]["voice"] or "not recorded"
+    called = ", ".join(filter(None, map(language.get, ("name_english", "country_english"))))
     return f"""# Model card for {name}
 
-* Language: {language.get("code") or config["espeak"]["voice"] or "not recorded"}
+* Language: {code}{f" ({called})" if called else ""}
+* Quality: {config["audio"].get("quality") or "none of the presets"}
 * Speakers: {model.num_speakers}{f" ({names})" if names else ""}
 * Sample rate: {config["audio"]["sample_rate"]:,} Hz
 * Phonemes: {config["phoneme_type"]}
