@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,10 +22,10 @@ from vits_jax.voice_conversion import main as voice_conversion
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never took a step, from weights of which one is no number."""
-    create_state = loop.create_state
+    make_state = loop._make_state
 
-    def with_a_nan(config: Any, key: jax.Array) -> loop.State:
-        state = create_state(config, key)
+    def with_a_nan(*arguments: Any) -> loop.State:
+        state = make_state(*arguments)
         generator = state["params"]["model_g"]
         generator["enc_p.emb.weight"] = generator["enc_p.emb.weight"].at[3, 2].set(jnp.nan)
         return state
@@ -34,7 +33,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("broken")
     dataset = write_dataset(directory / "data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "create_state", with_a_nan)
+        patch.setattr(loop, "_make_state", with_a_nan)
         return loop.train(small(dataset, directory / "run", max_steps=0)).run_dir
 
 
@@ -56,7 +55,7 @@ def test_refused(
     words = [re.sub("RUN|OUT|IN.wav", lambda found: names[found[0]], word) for word in argv]
     assert command(words) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {broken / 'checkpoints' / '0'}: the voice's weights are not finite (1 of 93 "
+        f"error: {broken / 'checkpoints' / '0'}: the voice's weights are not finite (1 of 570 "
         "tensors, such as enc_p.emb.weight): use a checkpoint from before it was broken"
     )
     assert not (tmp_path / "out").exists()

@@ -207,7 +207,7 @@ def test_what_is_too_long_is_cut_off_and_said(monkeypatch, caplog):
     monkeypatch.setattr(speech, "MOST_FRAMES", 256)
     of_256 = dataclasses.replace(voice(), stages=speech.make_stages(voice().config))
     sentences = [of_256.sentence(ids) for ids in (IDS, IDS[:5])]
-    settings = speech.Settings(length_scale=9.0, noise_w=0.0)
+    settings = speech.Settings(length_scale=40.0, noise_w=0.0)
     long, short = of_256.speak(sentences, settings)
     frames = int(long.durations.sum())
     assert frames > 256 > short.durations.sum()
