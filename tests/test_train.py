@@ -69,7 +69,7 @@ def test_an_epoch_its_validation_and_a_voice(dataset: Path, tmp_path: Path, capl
     )
     assert main(argv) == 0
     said = caplog.text
-    assert re.search(r"shapes to compile: 1 \(phonemes x frames: \d+ x \d+\)", said)
+    assert re.search(r"shapes to compile: 1 \(rows x phonemes x frames: 4 x \d+ x \d+\)", said)
     assert re.search(
         r"compiled the training step for \d+ x \d+ x \d+ in \d+\.\d s: it takes \d", said
     )
