@@ -283,6 +283,12 @@ def test_a_run_directory_of_other_data(dataset, tmp_path, traced):
         train(small(dataset, run_dir, max_steps=2))
 
 
+def test_a_relative_run_directory_is_continued(dataset, tmp_path, traced, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(small(dataset, Path("run"), max_steps=1))
+    assert train(small(dataset, Path("run"), max_steps=2)).step == 2
+
+
 def test_a_moved_dataset_is_the_same(dataset, tmp_path, traced):
     run_dir = tmp_path / "run"
     train(small(dataset, run_dir, max_steps=1))

@@ -204,6 +204,7 @@ def newest_whole(
     Raises:
         UserError: none is whole, or the newest one is not and `strict` is set.
     """
+    run_dir = run_dir.absolute()  # Orbax finds nothing under a relative path
     steps = step_directories(run_dir / DIRECTORY) or step_directories(run_dir)
     damaged: dict[Path, Damaged] = {}
     for step_dir in reversed(steps):
