@@ -150,7 +150,7 @@ def test_examples_that_do_not_fit_are_spoken_and_said_to_be_cut(tmp_path, monkey
         shapes.append((len(text.m_p), n_frames))
         return np.zeros((len(text.m_p), n_frames * HOP), np.float32), None
 
-    monkeypatch.setattr(speech, "make_stages", lambda c: speech.Stages(encode, decode, encode))
+    monkeypatch.setattr(speech, "make_stages", lambda *_: speech.Stages(encode, decode, encode))
     dataset = write_dataset(tmp_path / "data", utterances=22)
     lines = (dataset / "dataset.jsonl").read_text().splitlines()
     ids = re.search(r'"phoneme_ids": \[(.*?)\]', lines[EXAMPLE])
