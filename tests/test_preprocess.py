@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 
+<<<<<<< HEAD
 from vits_jax.check import main as check
 from vits_jax.data import audio_files, clips
+=======
+from vits_jax.data import audio_files, shards
+>>>>>>> f861358 (Write records into the store as they come, and go on after a kill)
 from vits_jax.data.manifest import load_dataset
 from vits_jax.preprocess import main
 
@@ -235,7 +239,7 @@ def test_recordings_that_stay_are_not_decoded_again(corpus: Path, prepared: Path
 def test_work_waits_in_the_cache_directory(
     corpus: Path, prepared: Path, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(clips, "PIECE", 1)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     cache = tmp_path / "cache"
     with monkeypatch.context() as patch:
         decode = audio_files.decode
@@ -248,9 +252,9 @@ def test_work_waits_in_the_cache_directory(
         patch.setattr(audio_files, "decode", interrupted)
         assert main(flags(corpus, prepared, "--cache-dir", str(cache))) == 130
     assert not prepared.exists()
-    pieces = sorted(cache.rglob("*.npz"))
-    assert len(pieces) == 2
-    pieces[0].write_bytes(pieces[0].read_bytes()[:-30])  # damaged: as good as not there
+    parts = sorted(cache.rglob("parts/*.json"))
+    assert len(parts) == 2
+    parts[1].write_bytes(parts[1].read_bytes()[:-30])  # damaged: as good as not there
     decoded = decoding(monkeypatch)
     assert main(flags(corpus, prepared, "--cache-dir", str(cache))) == 0
     assert len(decoded) == 2
@@ -513,15 +517,19 @@ def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, capl
 
 SLOW = """
 import sys, time
+<<<<<<< HEAD
 from vits_jax.check import main as check
 from vits_jax.data import audio_files, clips
+=======
+from vits_jax.data import audio_files, shards
+>>>>>>> f861358 (Write records into the store as they come, and go on after a kill)
 decode = audio_files.decode
 def slowly(path, *more):
     print("decoding", path.stem, flush=True)
     time.sleep(0.3)
     return decode(path, *more)
 audio_files.decode = slowly
-clips.PIECE = 1
+shards.SHARD_BYTES = 1
 from vits_jax.preprocess import main
 sys.exit(main(sys.argv[1:]))
 """

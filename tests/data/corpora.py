@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from vits_jax.data import building
+from vits_jax.data import store as stores
 from vits_jax.data.audio_files import Recording
+from vits_jax.data.refused import Refused
 
 RATE = 16000
 HOP, MIN_SAMPLES = 256, 385
@@ -24,6 +27,14 @@ def tone(seconds: float, rate: int = RATE, hertz: float = 3000.0) -> np.ndarray:
 def recorded(samples: np.ndarray) -> Recording:
     """int16 ``[samples]`` as a recording of which nothing else is known."""
     return Recording(samples, RATE, 0, float("nan"))
+
+
+def write_store(
+    directory: Path, mark: str, rate: int, recordings: Iterable[Recording | Refused]
+) -> list[stores.Outcome]:
+    """A store of these recordings in `directory`."""
+    target = stores.store_path(directory, mark)
+    return building.build(target, rate, lambda start: iter(list(recordings)[start:]), "settings")
 
 
 def write_corpus(directory: Path, lines: Iterable[str], wavs: dict[str, float] | None = None):

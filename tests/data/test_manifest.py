@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.data import store as stores
+from vits_jax.data import building
 from vits_jax.data.manifest import Dataset, load_dataset
 from vits_jax.errors import UserError
 
@@ -25,6 +25,7 @@ from .corpora import (
     recorded,
     tone,
     write_prepared,
+    write_store,
 )
 
 
@@ -311,7 +312,7 @@ def test_paths_may_begin_in_the_working_directory(tmp_path: Path, monkeypatch):
 
 def write_stored(directory: Path, count: int = 3) -> Path:
     """A prepared directory as `preprocess` writes it."""
-    stores.build(directory, "a" * 16, RATE, [recorded(np.arange(8000, dtype=np.int16))] * count)
+    write_store(directory, "a" * 16, RATE, [recorded(np.arange(8000, dtype=np.int16))] * count)
     entries = [entry(i, audio_norm_path=f"audio-{'a' * 16}#{i}") for i in range(count)]
     return write_prepared(directory, entries)
 
@@ -327,7 +328,7 @@ def test_packing_where_nothing_can_be_written(tmp_path: Path, monkeypatch, numbe
         raise OSError(number, os.strerror(number))
 
     write_prepared(tmp_path)
-    monkeypatch.setattr(stores, "build", read_only)
+    monkeypatch.setattr(building, "build", read_only)
     assert refused(tmp_path) == (
         f"{tmp_path}: the audio files should be packed there, but: {os.strerror(number)}"
     )
@@ -338,7 +339,7 @@ def test_a_full_disk_is_no_fault_of_the_user(tmp_path: Path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_prepared(tmp_path)
-    monkeypatch.setattr(stores, "build", full)
+    monkeypatch.setattr(building, "build", full)
     with pytest.raises(OSError, match="No space left"):
         load(tmp_path)
 

@@ -6,8 +6,10 @@ What one machine would have written is written: the same records, in the same or
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import importlib.util
+import io
 import logging
 import pickle
 import shlex
@@ -16,11 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 
-from vits_jax.data import examine
+from vits_jax.data import examine, shards
 from vits_jax.data import store as stores
 from vits_jax.data.audio_files import Recording, Target
 from vits_jax.data.refused import Refused
@@ -101,19 +104,15 @@ def build(
       target: what recordings are made into.
       sources: their files.
     """
-    import tensorflow_datasets as tfds
-
-    with stores.building(parent, mark) as temporary:
+    destination = stores.store_path(parent, mark)
+    with stores.building(destination) as temporary:
         facts = temporary / ".facts"
         facts.mkdir()
         config = tfds.download.DownloadConfig(
             beam_runner=_runner(cluster), beam_options=cluster.pipeline_options()
         )
         try:
-            stores.write_records(
-                temporary, _BeamBuilder, config, audio=(), sources=sources, target=target,
-                facts=str(facts / "facts"),
-            )  # fmt: skip
+            _write_records(temporary, config, sources, target, str(facts / "facts"))
         except ValueError as error:
             if "total number of generated examples is 0" not in str(error):
                 raise RunFailed(f"Beam: {str(error).splitlines()[0]}") from error
@@ -134,7 +133,7 @@ def build(
                 samples.append(length)
                 rows.append(tuple(fact))
         rate = target.sample_rate
-        stores.finish(temporary, parent, mark, rate, outcomes, samples, rows, settings, digests)
+        stores.finish(temporary, destination, rate, outcomes, samples, rows, settings, digests)
     return outcomes
 
 
@@ -144,10 +143,33 @@ def _refusal(path: Path, target: Target) -> Refused:
     return result
 
 
-class _BeamBuilder(stores.SpeechBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """The same dataset, its examples from a pipeline; their keys are numbers, which sort."""
+def _write_records(
+    directory: Path, config: Any, sources: Sequence[Path], target: Target, facts: str
+) -> None:
+    tfds.disable_progress_bar()  # it would count shards; the caller counts utterances
+    builder = _Builder(
+        data_dir=directory,
+        file_format="array_record",
+        sources=sources,
+        target=target,
+        facts=facts,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself with print
+        builder.download_and_prepare(download_config=config)
+    shutil.rmtree(directory / "downloads")  # always made, always empty
 
-    name = "speech"
+
+class _Builder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]
+):
+    """The TFDS dataset of a store, from a pipeline; keys of examples are numbers, which sort."""
+
+    name = shards.NAME
+    VERSION = tfds.core.Version(shards.VERSION)
+    # Nothing is downloaded. Looking for a checksum file beside this module would import
+    # importlib_resources, which TFDS does not declare for these versions of Python.
+    url_infos: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self, *, sources: Sequence[Path], target: Target, facts: str, **kwargs: Any
@@ -155,7 +177,14 @@ class _BeamBuilder(stores.SpeechBuilder, skip_registration=True):  # type: ignor
         self._sources, self._target, self._facts = sources, target, facts
         super().__init__(**kwargs)
 
-    def _split_generators(  # type: ignore[override]  # TFDS looks at the name of the argument
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Not shuffled: record i is the i-th example.
+        return tfds.core.DatasetInfo(builder=self, features=shards.FEATURES, disable_shuffling=True)
+
+    def _generate_examples(self) -> Iterator[Any]:
+        return iter(())  # TFDS asks for it; the examples come from the pipeline
+
+    def _split_generators(  # TFDS looks at the name of the argument
         self, dl_manager: Any, pipeline: Any
     ) -> dict[str, Any]:
         import apache_beam as beam
@@ -171,7 +200,7 @@ class _BeamBuilder(stores.SpeechBuilder, skip_registration=True):  # type: ignor
             | "Facts" >> beam.Map(_facts_line)
             | beam.io.WriteToText(self._facts)
         )  # fmt: skip
-        return {"train": prepared | "Audio" >> beam.FlatMap(_example)}
+        return {shards.SPLIT: prepared | "Audio" >> beam.FlatMap(_example)}
 
 
 def _do(function: Callable[..., Any], job: tuple[int, tuple[Any, ...]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from vits_jax.data import audio_files, store, torch_audio
+from vits_jax.data import audio_files, building, store, torch_audio
 from vits_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def pack(
     mark = store.fingerprint(settings, sources)
     target = store.store_path(parent, mark)
     if not store.is_whole(target):
-        progress = tqdm(
-            zip(paths, wheres, strict=True), "packing audio", len(paths), disable=None, unit="file"
-        )
+        settings_mark = store.fingerprint(settings, [])
+        recordings = functools.partial(_read_all, list(zip(paths, wheres, strict=True)), config)
         try:
-            store.build(parent, mark, config.sample_rate, _read_all(progress, config))
+            building.build(target, config.sample_rate, recordings, settings_mark)
+            building.remove_unfinished(parent, settings_mark)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -64,9 +65,13 @@ def pack(
 
 
 def _read_all(
-    files: Iterator[tuple[Path, str]] | tqdm[tuple[Path, str]], config: VoiceConfig
+    files: list[tuple[Path, str]], config: VoiceConfig, start: int
 ) -> Iterator[audio_files.Recording]:
-    for path, where in files:
+    """The files from a number on."""
+    progress = tqdm(
+        files[start:], "packing audio", len(files), initial=start, disable=None, unit="file"
+    )
+    for path, where in progress:
         try:
             yield read_file(path, config.sample_rate)
         except audio_files.AudioFault as error:

@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 
 from vits_jax.data import audio_files, examine
+from vits_jax.data.audio_files import Recording
 from vits_jax.data.corpus import Corpus, Row, speaker_ids
 from vits_jax.data.examine import Examined, Heard, Spoken
 from vits_jax.data.left_out import describe
+from vits_jax.data.lock import alone
+from vits_jax.data.refused import Refused
 from vits_jax.data.report import Report, make_report
 from vits_jax.data.settings import Output, Settings
 from vits_jax.data.workers import Submit, progress, workers
@@ -32,7 +35,6 @@ from vits_jax.text.languages import language_block
 
 if TYPE_CHECKING:
     from vits_jax.data.beam import Cluster
-    from vits_jax.data.clips import Clips
     from vits_jax.data.store import Store
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,14 +54,15 @@ def prepare(settings: Settings, output: Output, cluster: Cluster | None = None) 
     corpus = examine.open_corpus(settings)
     with (
         _directory(output.directory, "--output-dir"),
-        _directory(output.cache_dir or output.directory, "--cache-dir"),
+        _directory(output.workplace, "--cache-dir"),
+        alone(output.directory / ".preprocess.lock"),
         _workers(settings, cluster) as submit,
     ):
         if settings.skip_audio:
             return _examine_and_write(settings, output, corpus, None, submit)
         audio = _audio(settings, output, corpus.rows, submit, cluster)
         report = _examine_and_write(settings, output, corpus, audio, submit)
-        audio.clips.remove()
+        _remove_unfinished(output, audio)
         return report
 
 
@@ -79,11 +82,11 @@ def _workers(settings: Settings, cluster: Cluster | None) -> Iterator[Submit]:
 
 @dataclass(frozen=True)
 class _Audio:
-    """The store, if a recording could be used, and where its recordings were on the way."""
+    """The store, if a recording could be used, and the fingerprint of its settings."""
 
     store: Store | None
     heard: Heard
-    clips: Clips
+    settings_mark: str
 
 
 def _audio(
@@ -94,8 +97,8 @@ def _audio(
     cluster: Cluster | None,
 ) -> _Audio:
     """The store of the rows' recordings, each decoded unless that was done before."""
-    from vits_jax.data import store as stores  # imports TFDS, which the workers need not
-    from vits_jax.data.clips import Clips
+    from vits_jax.data import building  # imports TFDS, which the workers need not
+    from vits_jax.data import store as stores
 
     digests = examine.digests_of(rows, submit)
     sources = examine.sources_of(digests)  # files of the same content share a record
@@ -103,7 +106,6 @@ def _audio(
     settings_mark = stores.fingerprint(facts, [])
     mark = stores.fingerprint(facts, (digest.hex() for digest in sources))
     target = stores.store_path(output.directory, mark)
-    clips = Clips(output.cache_dir or output.directory, settings_mark, output.directory)
     if stores.is_whole(target):
         _LOGGER.info("audio is unchanged: %s", target)
         outcomes = stores.open_store(target).outcomes
@@ -120,24 +122,13 @@ def _audio(
             list(sources),
         )
     else:
-        todo = [digest for digest in sources if digest not in clips]
-        if len(todo) < len(sources):
-            done = len(sources) - len(todo)
-            _LOGGER.info("audio: %d of %d recordings are done already", done, len(sources))
-        jobs = ((sources[digest], settings.target) for digest in todo)
-        try:
-            results = progress(submit(examine.record, jobs), "audio", len(todo))
-            for digest, result in zip(todo, results, strict=True):
-                clips.add(digest, result)
-        finally:
-            clips.flush()
-        outcomes = stores.build(
-            output.directory,
-            mark,
+        outcomes = building.build(
+            target,
             settings.sample_rate,
-            (clips.get(digest) for digest in sources),
+            functools.partial(_recordings, settings, output, settings_mark, sources, submit),
             settings_mark,
             list(sources),
+            output.workplace,
         )
     store = stores.open_store(target) if target.exists() else None
     number_of = dict(zip(sources, outcomes, strict=True))
@@ -146,7 +137,42 @@ def _audio(
         facts=store.facts if store else stores.NO_FACTS,
         number_of=examine.numbers_of(digests, number_of),
     )
-    return _Audio(store, heard, clips)
+    return _Audio(store, heard, settings_mark)
+
+
+def _recordings(
+    settings: Settings,
+    output: Output,
+    settings_mark: str,
+    sources: dict[bytes, Path],
+    submit: Submit,
+    start: int,
+) -> Iterator[Recording | Refused]:
+    """The sources from a number on, prepared: each decoded unless that was done before."""
+    from vits_jax.data import building
+
+    rest = list(sources)[start:]
+    with building.earlier(output.workplace, output.directory, settings_mark) as done:
+        todo = [digest for digest in rest if digest not in done]
+        if len(todo) < len(sources):
+            there = len(sources) - len(todo)
+            _LOGGER.info("audio: %d of %d recordings are done already", there, len(sources))
+        jobs = ((sources[digest], settings.target) for digest in todo)
+        decoded = progress(submit(examine.record, jobs), "audio", len(todo))
+        for digest in rest:
+            if digest not in done:
+                yield next(decoded)
+                continue
+            try:
+                yield done[digest].get()
+            except UserError:  # damaged: as good as absent
+                yield examine.record(sources[digest], settings.target)
+
+
+def _remove_unfinished(output: Output, audio: _Audio) -> None:
+    from vits_jax.data import building
+
+    building.remove_unfinished(output.workplace, audio.settings_mark)
 
 
 def _facts(settings: Settings) -> dict[str, Any]:
@@ -189,7 +215,7 @@ def _examine_and_write(
             for line in describe(report.left_out):
                 _LOGGER.info("%s", line)
             if audio is not None:
-                audio.clips.remove()
+                _remove_unfinished(output, audio)
             raise UserError(f"{settings.input_dir}: no row of {report.rows} can be used")
         _write(settings, output, report, rows, excluded, audio.store if audio else None)
         return report

@@ -90,3 +90,8 @@ class Output:
     cache_dir: Path | None = None
     dataset_name: str | None = None
     audio_quality: str | None = None
+
+    @property
+    def workplace(self) -> Path:
+        """Where a store is until it is whole."""
+        return self.cache_dir or self.directory

@@ -7,11 +7,12 @@ A store is a directory ``audio-<fingerprint>`` in the dataset directory:
       samples.npy     int32 [records], the length of each record
       facts.npy       FACTS [records], what the files were like
       digests.npy     SHA-256 of each recording it was made from, where that is known
-      index.json      which recordings were refused, and why; the size of every file
+      index.json      which recordings were refused, and why; the size of every file, the
+                      SHA-256 of those that are small; sealed
 
 The fingerprint is a hash of everything that decides the samples, so a store made from
 other recordings or with other settings has another name. A store appears whole, by
-renaming a finished directory, or not at all.
+renaming a finished directory, or not at all; `building` makes it.
 
 ``audio_norm_path`` in ``dataset.jsonl`` names a record as ``audio-<fingerprint>#<number>``.
 """
@@ -19,23 +20,24 @@ renaming a finished directory, or not at all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
-import io
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
-from vits_jax.data.audio_files import Recording
+from vits_jax.data import sealed, shards
 from vits_jax.data.refused import Refused
 from vits_jax.errors import UserError
 
@@ -43,7 +45,11 @@ FORMAT_VERSION = 2
 FACTS = np.dtype([("rate", "<i4"), ("clipped", "<i4"), ("speech", "<f4")])
 """What `Recording` says beside the samples; its order."""
 DIGEST = np.dtype("V32")
+_INDEX = "index.json"
+_UNSEALED = {"format_version", "sample_rate", "settings", "files", "outcomes"}
+_OTHER_FILES = 512  # that a process may want to open beside a store's
 NO_SAMPLES, NO_FACTS = np.zeros(0, np.int32), np.zeros(0, FACTS)
+NO_DIGESTS = np.zeros(0, DIGEST)
 _RECORD = re.compile(r"(audio-[0-9a-f]{16})#(\d{1,9})")
 
 
@@ -79,52 +85,51 @@ class Store:
         Raises:
           UserError: the record is damaged (ArrayRecord keeps a hash of each).
         """
+        number = int(record)
         try:
-            return self._source[int(record)]["audio"]
-        except RuntimeError as error:
-            raise UserError(
-                f"{self.directory}: record {record} is damaged: "
-                "remove that directory and run preprocess again"
-            ) from error
+            audio = self._records.source[number]["audio"]
+        except _BAD_RECORD as error:
+            raise self._damaged(number, _reason(error)) from error
+        if len(audio) != self.samples[number]:
+            raise self._damaged(number, f"{len(audio)} samples, expected {self.samples[number]}")
+        return audio
 
-    @functools.cached_property
-    def _source(self) -> Any:
-        builder = tfds.builder_from_directory(self.directory / "speech" / "1.0.0")
-        return builder.as_data_source("train")
-
-
-class SpeechBuilder(
-    tfds.core.GeneratorBasedBuilder,
-    skip_registration=True,  # type: ignore[call-arg]
-):
-    """The TFDS dataset of a store; its examples come from the `audio` it is given, in order."""
-
-    name = "speech"
-    VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded. Looking for a checksum file beside this module would import
-    # importlib_resources, which TFDS does not declare for these versions of Python.
-    url_infos: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, *, audio: Iterable[np.ndarray], **kwargs: Any) -> None:
-        self._audio = audio
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        # `tfds.features.Audio` needs TensorFlow; without `encoding`, writing is 40 times slower.
-        audio = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
-        # Not shuffled: record i is the i-th example.
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict({"audio": audio}),
-            disable_shuffling=True,
+    def _damaged(self, record: int, reason: str) -> UserError:
+        ends = np.cumsum(self._records.lengths)
+        file = self._records.files[int(np.searchsorted(ends, record, side="right"))]
+        return UserError(
+            f"{file}: record {record} of {self.directory} is damaged: {reason}: "
+            "remove that directory and run preprocess again"
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
-        return {"train": self._generate_examples()}
+    @functools.cached_property
+    def _records(self) -> _Records:
+        try:
+            source, split = shards.open_records(self.directory)
+            lengths = list(split.shard_lengths)
+            if len(source) != len(self.samples):
+                raise ValueError(f"{len(source)} records, expected {len(self.samples)}")
+        except _BAD_METADATA as error:
+            raise UserError(
+                f"{self.directory / shards.PLACE} is damaged: {_reason(error)}: "
+                f"remove {self.directory} and run preprocess again"
+            ) from error
+        _allow_open_files(len(lengths), self.directory)
+        return _Records(source, lengths, [Path(path) for path in split.filepaths])
 
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        for index, audio in enumerate(self._audio):
-            yield index, {"audio": audio}
+
+class _Records(NamedTuple):
+    """What TFDS reads; how many records each file holds; the files."""
+
+    source: Any
+    lengths: list[int]
+    files: list[Path]
+
+
+# What array_record and TFDS raise for records, and TFDS for what describes them, that are not
+# as they were written.
+_BAD_RECORD = (RuntimeError, ValueError)
+_BAD_METADATA = (ParseError, OSError, ValueError, ImportError)  # a type that TensorFlow may know
 
 
 def fingerprint(settings: dict[str, Any], sources: Iterable[Any]) -> str:
@@ -151,56 +156,64 @@ def parse_record_name(path: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def build(
-    parent: Path,
-    mark: str,
+def finish(
+    temporary: Path,
+    target: Path,
     sample_rate: int,
-    recordings: Iterable[Recording | Refused],
-    settings: str = "",
-    digests: Sequence[bytes] = (),
-) -> list[Outcome]:
-    """Write a store, whole or not at all.
+    outcomes: Sequence[Outcome],
+    samples: Sequence[int],
+    facts: Sequence[tuple[Any, ...]],
+    settings: str,
+    digests: Sequence[bytes],
+) -> None:
+    """Write what is beside the records of a store, and give it its name.
 
     Args:
-      parent: the directory to write it in.
-      mark: its fingerprint.
-      sample_rate: of the recordings, hertz.
-      recordings: or why there is none; read once, as they come.
-      settings: fingerprint of the settings alone.
-      digests: SHA-256 of each recording, so that a later store can take it from this one.
-
-    Returns:
-      What became of each recording. Where none could be used, there is no store.
+      temporary: where it is: its TFDS dataset, nothing else.
+      target: where it shall be, on another file system perhaps.
+      sample_rate, outcomes, samples, facts, settings, digests: see `Store`.
     """
-    outcomes: list[Outcome] = []
-    samples: list[int] = []
-    facts: list[tuple[Any, ...]] = []
-
-    def accepted() -> Iterator[np.ndarray]:
-        for recording in recordings:
-            if isinstance(recording, Refused):
-                outcomes.append(recording)
-            else:
-                outcomes.append(len(samples))
-                samples.append(len(recording.samples))
-                facts.append(tuple(recording)[1:])
-                yield recording.samples
-
-    with building(parent, mark) as temporary:
-        audio = accepted()
-        first = next(audio, None)
-        if first is None:
-            return outcomes
-        write_records(temporary, SpeechBuilder, audio=_chain(first, audio))
-        finish(temporary, parent, mark, sample_rate, outcomes, samples, facts, settings, digests)
-    return outcomes
+    np.save(temporary / "samples.npy", np.asarray(samples, np.int32))
+    np.save(temporary / "facts.npy", np.array(facts, FACTS))
+    np.save(temporary / "digests.npy", np.frombuffer(b"".join(digests), DIGEST))
+    files = {
+        str(path.relative_to(temporary)): path
+        for path in sorted(temporary.rglob("*"))
+        if path.is_file() and path.name != _INDEX
+    }
+    index = {
+        "format_version": FORMAT_VERSION,
+        "sample_rate": sample_rate,
+        "settings": settings,
+        "files": {name: path.stat().st_size for name, path in files.items()},
+        "digests": {
+            name: sealed.file_digest(path)
+            for name, path in files.items()
+            if path.suffix in (".npy", ".json")  # ArrayRecord has hashes of its own
+        },
+        "outcomes": [o if isinstance(o, int) else [o.kind, o.reason] for o in outcomes],
+    }
+    (temporary / _INDEX).write_text(sealed.seal(index), encoding="utf-8")
+    if is_whole(target):
+        return  # another process was first: the same audio
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with building(target) as copy:
+            for name in [*files, _INDEX]:
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(temporary / name, copy / name)
+            copy.rename(target)
 
 
 @contextlib.contextmanager
-def building(parent: Path, mark: str) -> Iterator[Path]:
-    """A directory to write a store in; gone in the end, unless `finish` made it the store."""
-    temporary = parent / f".{store_path(parent, mark).name}.{socket.gethostname()}.{os.getpid()}"
-    remove_abandoned(parent)
+def building(target: Path) -> Iterator[Path]:
+    """A directory of this process alone beside `target`; gone in the end, unless renamed."""
+    temporary = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
+    remove_abandoned(target.parent)
     shutil.rmtree(temporary, ignore_errors=True)  # a killed process that had our number
     temporary.mkdir(parents=True)
     try:
@@ -209,41 +222,8 @@ def building(parent: Path, mark: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def finish(
-    temporary: Path,
-    parent: Path,
-    mark: str,
-    sample_rate: int,
-    outcomes: Sequence[Outcome],
-    samples: Sequence[int],
-    facts: Sequence[tuple[Any, ...]],
-    settings: str,
-    digests: Sequence[bytes],
-) -> None:
-    """Write what is beside the records, and give the store its name; see `build`."""
-    target = store_path(parent, mark)
-    np.save(temporary / "samples.npy", np.asarray(samples, np.int32))
-    np.save(temporary / "facts.npy", np.array(facts, FACTS))
-    np.save(temporary / "digests.npy", np.frombuffer(b"".join(digests), DIGEST))
-    index = {
-        "format_version": FORMAT_VERSION,
-        "sample_rate": sample_rate,
-        "settings": settings,
-        "files": {
-            str(path.relative_to(temporary)): path.stat().st_size
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        },
-        "outcomes": [o if isinstance(o, int) else [o.kind, o.reason] for o in outcomes],
-    }
-    (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
-    if not is_whole(target):  # else another process was first: the same audio
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-
-
 def open_store(directory: Path) -> Store:
-    """Open a store after looking at every file's size.
+    """Open a store after looking at the size of every file, and the content of the small ones.
 
     Raises:
       UserError: missing, of another format, or damaged.
@@ -252,7 +232,7 @@ def open_store(directory: Path) -> Store:
     if not directory.is_dir():
         raise UserError(f"{directory} does not exist: dataset.jsonl names audio in it; {remedy}")
     try:
-        index = json.loads((directory / "index.json").read_text(encoding="utf-8"))
+        index = _read_index(directory / _INDEX)
         if index["format_version"] != FORMAT_VERSION:
             raise UserError(
                 f"{directory} has format {index['format_version']!r}, "
@@ -261,6 +241,9 @@ def open_store(directory: Path) -> Store:
         for name, size in index["files"].items():
             if (directory / name).stat().st_size != size:
                 raise UserError(f"{directory / name} is damaged: it had {size} bytes; {remedy}")
+        for name, digest in index.get("digests", {}).items():
+            if sealed.file_digest(directory / name) != digest:
+                raise UserError(f"{directory / name} is damaged: it had other bytes; {remedy}")
         outcomes = [o if isinstance(o, int) else Refused(*o) for o in index["outcomes"]]
         arrays = {name: np.load(directory / f"{name}.npy") for name in ("samples", "facts")}
         return Store(
@@ -272,8 +255,21 @@ def open_store(directory: Path) -> Store:
             digests=np.load(directory / "digests.npy"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{directory} is damaged: {reason}; {remedy}") from error
+        raise UserError(f"{directory} is damaged: {_reason(error)}; {remedy}") from error
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    index = json.loads(text)
+    # The first stores had no seal. One whose seal lost its name is none of those.
+    if isinstance(index, dict) and not sealed.is_sealed(index) and set(index) == _UNSEALED:
+        return index
+    return sealed.unseal(text)
+
+
+def _reason(error: Exception) -> str:
+    """An exception's first line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def is_whole(directory: Path) -> bool:
@@ -290,7 +286,7 @@ def stores_in(parent: Path) -> list[Path]:
     return [
         path
         for path in sorted(parent.glob("audio-*"))
-        if (path / "index.json").is_file() and _RECORD.fullmatch(f"{path.name}#0")
+        if (path / _INDEX).is_file() and _RECORD.fullmatch(f"{path.name}#0")
     ]
 
 
@@ -319,17 +315,15 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest
-
-
-def write_records(
-    directory: Path, kind: type[SpeechBuilder], download_config: Any = None, **arguments: Any
-) -> None:
-    """Write the TFDS dataset of a store with a builder."""
-    tfds.disable_progress_bar()  # it would count shards; the caller counts utterances
-    builder = kind(data_dir=directory, file_format="array_record", **arguments)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself with print
-        builder.download_and_prepare(download_config=download_config)
-    shutil.rmtree(directory / "downloads")  # always made, always empty
+def _allow_open_files(count: int, directory: Path) -> None:
+    """Raise this process's limit so that all files of a large store may be open at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _OTHER_FILES
+    if needed <= soft or soft == resource.RLIM_INFINITY:
+        return
+    if needed > hard != resource.RLIM_INFINITY:
+        raise UserError(
+            f"{directory} has {count} files, and this process may open {hard}: "
+            f"raise the limit (ulimit -Hn {needed})"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
