@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,12 +17,9 @@ import numpy as np
 import pytest
 import soundfile
 
-<<<<<<< HEAD
 from vits_jax.check import main as check
-from vits_jax.data import audio_files, clips
-=======
 from vits_jax.data import audio_files, shards
->>>>>>> f861358 (Write records into the store as they come, and go on after a kill)
+from vits_jax.data.lock import alone
 from vits_jax.data.manifest import load_dataset
 from vits_jax.preprocess import main
 
@@ -517,12 +516,7 @@ def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, capl
 
 SLOW = """
 import sys, time
-<<<<<<< HEAD
-from vits_jax.check import main as check
-from vits_jax.data import audio_files, clips
-=======
 from vits_jax.data import audio_files, shards
->>>>>>> f861358 (Write records into the store as they come, and go on after a kill)
 decode = audio_files.decode
 def slowly(path, *more):
     print("decoding", path.stem, flush=True)
@@ -533,6 +527,107 @@ shards.SHARD_BYTES = 1
 from vits_jax.preprocess import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+# What workers do too: they import the program.
+WORKING = """
+import os, signal, sys, time
+from vits_jax.data import audio_files, shards
+decode = audio_files.decode
+def noted(path, *more):
+    print("decoding", path.stem, flush=True)
+    time.sleep(0.05)
+    if path.stem == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return decode(path, *more)
+audio_files.decode = noted
+shards.SHARD_BYTES = 100_000
+if __name__ == "__main__":
+    from vits_jax.preprocess import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def write_tones(directory: Path, count: int) -> Path:
+    """A corpus of recordings of a second, no two alike."""
+    names = [f"n{i:02d}" for i in range(count)]
+    corpus = write_corpus(directory, [f"{name}|Hello {name}." for name in names])
+    for i, name in enumerate(names):
+        soundfile.write(corpus / "wavs" / f"{name}.wav", tone(1.0, hertz=1000 + 20 * i), RATE)
+    return corpus
+
+
+def start_working(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    (directory / "program.py").write_text(WORKING)
+    return subprocess.Popen(
+        [sys.executable, str(directory / "program.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_it_does_the_rest_and_the_result_is_the_same(tmp_path: Path, monkeypatch):
+    corpus = write_tones(tmp_path / "corpus", 30)
+    assert main(flags(corpus, tmp_path / "whole")) == 0
+    process = start_working(tmp_path, *flags(corpus, tmp_path / "out", "--max-workers=2"))
+    parts: list[Path] = []
+    while len(parts) < 2:
+        assert process.poll() is None
+        parts = sorted((tmp_path / "out").glob(".audio-*/parts/*.json"))
+    process.kill()
+    process.communicate(timeout=60)  # ends with the workers: they hold its ends of the pipes
+    parts = sorted((tmp_path / "out").glob(".audio-*/parts/*.json"))
+    done = sum(len(json.loads(part.read_text())["recordings"]) for part in parts)
+    assert 0 < done < 30
+    assert visible(tmp_path / "out") == {}
+    decoded = decoding(monkeypatch)
+    assert main(flags(corpus, tmp_path / "out")) == 0
+    assert decoded == [f"n{i:02d}" for i in range(done, 30)]
+    for name in ("dataset.jsonl", "config.json"):
+        written = [(tmp_path / where / name).read_text() for where in ("whole", "out")]
+        assert written[0].replace('"whole"', '"out"') == written[1]
+    whole, out = load(tmp_path / "whole"), load(tmp_path / "out")
+    for row in range(30):
+        np.testing.assert_array_equal(whole.audio(row), out.audio(row))
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_recording_whose_decoding_crashes_is_left_out(tmp_path: Path, monkeypatch, caplog):
+    corpus = write_tones(tmp_path / "corpus", 6)
+    (corpus / "wavs" / "n02.wav").rename(corpus / "wavs" / "crash.wav")
+    metadata = (corpus / "metadata.csv").read_text().replace("n02|", "crash|")
+    (corpus / "metadata.csv").write_text(metadata)
+    process = start_working(tmp_path, *flags(corpus, tmp_path / "out", "--max-workers=2"))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    left_out = "metadata.csv:3: crash: crashed: the process that reads it dies (SIGSEGV)"
+    assert f"left out 1: 1 crashed\n  {left_out}\nused 5 of 6 rows" in said
+    name = re.escape(str(corpus / "wavs" / "crash.wav"))
+    assert re.search(rf"a worker process died \(SIGSEGV\); it was at one of: .*{name}", said)
+    assert len(load(tmp_path / "out")) == 5
+    decoded = decoding(monkeypatch)
+    caplog.set_level("INFO")
+    assert main(flags(corpus, tmp_path / "out")) == 0
+    assert decoded == []  # it is not met again
+    assert f"  {left_out}" in caplog.messages
+
+
+def test_a_second_one_waits_for_the_first(corpus: Path, prepared: Path, tmp_path: Path):
+    with alone(prepared / ".preprocess.lock") as held:
+        assert held
+        second = start_working(tmp_path, *flags(corpus, prepared))
+        assert second.stderr is not None
+        assert second.stderr.readline() == (
+            f"waiting for process {os.getpid()} on {socket.gethostname()}, "
+            f"which works in {prepared}\n"
+        )
+        assert os.listdir(prepared) == [".preprocess.lock"]
+    assert main(flags(corpus, prepared)) == 0
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 0, said
+    assert len(load(prepared)) == 3
+    assert not [path for path in prepared.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(

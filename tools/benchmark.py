@@ -5,11 +5,8 @@ python tools/benchmark.py step --quality medium --batch-size 8 --phonemes 120 --
     --steps 5 --peer --json step.json
 python tools/benchmark.py voice --quality medium --peer --json voice.json
 python tools/benchmark.py import --quality high --peer --json import.json
-<<<<<<< HEAD
 python tools/benchmark.py saving --quality medium --batch-size 4
-=======
 python tools/benchmark.py prepare --hours 50 --train --json prepare.json
->>>>>>> f861358 (Write records into the store as they come, and go on after a kill)
 
 Machines are shared and noisy: the two sides take turns, and the ratio of the medians counts.
 """
@@ -31,11 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-<<<<<<< HEAD
-from tools import benchmark_import, benchmark_saving, benchmark_voice
-=======
-from tools import benchmark_import, benchmark_prepare, benchmark_voice
->>>>>>> f861358 (Write records into the store as they come, and go on after a kill)
+from tools import benchmark_import, benchmark_prepare, benchmark_saving, benchmark_voice
 from vits_jax.compilation import no_garbage_collection, use_cache
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.presets import preset_names, preset_path
@@ -187,16 +180,13 @@ def main() -> None:
 
     if args.command == "step":
         result, measured = benchmark_step(args), "step_seconds"
-<<<<<<< HEAD
     elif args.command == "saving":
         config = preset(args.quality, num_speakers=args.speakers)
         step = Step(args, config)
         result = benchmark_saving.benchmark(args, config, step, lambda: step.state)
         measured = "save_seconds"
-=======
     elif args.command == "prepare":
         result, measured = benchmark_prepare.benchmark(args), "prepare_seconds"
->>>>>>> f861358 (Write records into the store as they come, and go on after a kill)
     elif args.command == "import":
         config = preset(args.quality, num_speakers=args.speakers)
         result, measured = benchmark_import.benchmark(args, config), "import_seconds"

@@ -84,7 +84,7 @@ def add_corpus_flags(parser: Parser) -> None:
         type=int,
         default=available_processors(),
         metavar="N",
-        help="processes that work at once",
+        help="processes that work at once (1: none but this one, which a crash of a decoder ends)",
     )
 
 

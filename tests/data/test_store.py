@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
+import resource
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 
+from vits_jax.data import shards
 from vits_jax.data import store as stores
 from vits_jax.data.audio_files import Recording
 from vits_jax.data.refused import Refused
@@ -159,3 +166,131 @@ def test_only_stores_are_removed(tmp_path: Path):
         "audio-" + "e" * 16,
         "audio-files",
     ]
+
+
+def written(directory: Path) -> Path:
+    """A store of some files."""
+    refused = Refused("silent", "silent: all the same")
+    write_store(directory, MARK, 22050, [*recordings(5), refused, *recordings(9)[5:]])
+    return directory / NAME
+
+
+def everything(directory: Path) -> list[object]:
+    """All that a store tells."""
+    store = stores.open_store(directory)
+    arrays = (store.samples, store.facts, store.digests)
+    audio = [store.audio(record).tobytes() for record in range(len(store.samples))]
+    told = [store.sample_rate, store.outcomes, store.settings]
+    return [*audio, *(array.tobytes() for array in arrays), *told]
+
+
+def test_flipped_bytes_are_named_or_do_no_harm(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3000)
+    directory = written(tmp_path)
+    before, rng = everything(directory), random.Random(1)
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    assert len(files) == 10
+    named = 0
+    for path in files * 6:
+        content = path.read_bytes()
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert everything(directory) == before, path
+        except UserError as error:
+            named += 1
+            assert "preprocess again" in str(error)
+            assert str(directory) in str(error)
+            assert "\n" not in str(error)
+        path.write_bytes(content)
+    assert named > 36  # of those in small files every one
+
+
+class First(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """How the first release had TFDS write a store's records."""
+
+    name, VERSION = "speech", tfds.core.Version("1.0.0")
+    url_infos: ClassVar[dict] = {}
+
+    def __init__(self, audio: list[np.ndarray], **kwargs) -> None:
+        self._audio = audio
+        super().__init__(**kwargs)
+
+    def _info(self):
+        audio = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
+        features = tfds.features.FeaturesDict({"audio": audio})
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from ((i, {"audio": audio}) for i, audio in enumerate(self._audio))
+
+
+def test_stores_of_the_first_release_are_read(tmp_path: Path):
+    directory = written(tmp_path)
+    before = everything(directory)
+    ours = directory / shards.PLACE
+    # The same records, as TFDS's own writer writes them, and an index without digests.
+    audio = [r.samples for r in recordings(9)]
+    builder = First(audio, data_dir=tmp_path / "first", file_format="array_record")
+    builder.download_and_prepare()
+    theirs = tmp_path / "first" / shards.PLACE
+    records = [
+        ArrayRecordReader(str(next(place.glob("*.array_record*")))).read_all()
+        for place in (ours, theirs)
+    ]
+    assert records[0] == records[1]
+    assert (ours / "features.json").read_bytes() == (theirs / "features.json").read_bytes()
+    shutil.rmtree(ours)
+    shutil.move(theirs, ours)
+    index = json.loads((directory / "index.json").read_text())
+    del index["digests"], index["sha256"]
+    index["files"] = {
+        name: (directory / name).stat().st_size
+        for name in map(str, (p.relative_to(directory) for p in directory.rglob("*.*y*")))
+        if (directory / name).is_file()
+    }
+    (directory / "index.json").write_text(json.dumps(index))
+    assert everything(directory) == before
+    info = ours / "dataset_info.json"
+    for damaged in (b"{", info.read_bytes().replace(b'"9"', b'"8"')):
+        content = info.read_bytes()
+        info.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{NAME}/speech/1.0.0 is damaged: .*remove"):
+            everything(directory)
+        info.write_bytes(content)
+
+
+def test_others_read_it_as_a_dataset_of_tfds(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3000)
+    builder = tfds.builder_from_directory(written(tmp_path) / shards.PLACE)
+    info = builder.info
+    assert (info.name, str(info.version), info.file_format.value, info.disable_shuffling) == (
+        *("speech", "1.0.0", "array_record", True),
+    )
+    split = info.splits["train"]
+    assert (split.num_examples, split.shard_lengths) == (9, [3, 3, 2, 1])
+    audio = recordings(9)
+    assert split.num_bytes == sum(2 * len(r.samples) + 21 for r in audio)
+    source = builder.as_data_source("train")
+    for i in (8, 0, 3):
+        np.testing.assert_array_equal(source[i]["audio"], audio[i].samples)
+
+
+def test_more_files_than_a_process_may_open(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+    directory = written(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    for given, raised in [((520, 4096), [(521, 4096)]), ((521, 521), []), ((soft, hard), [])]:
+        monkeypatch.setattr(resource, "getrlimit", lambda _, given=given: given)
+        stores.open_store(directory).audio(0)
+        assert limits == raised
+        limits.clear()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 520))
+    with pytest.raises(UserError, match=r"has 9 files, and this process may open 520: .*-Hn 521"):
+        stores.open_store(directory).audio(0)

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -54,7 +55,9 @@ class _Processes:
 
     def __init__(self, count: int) -> None:
         # Spawned, not forked: numerical libraries keep threads and locks that a fork breaks.
-        self._pool = futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+        self._pool = futures.ProcessPoolExecutor(
+            count, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        )
         self._others = set(multiprocessing.active_children())
         self._started: set[Any] = set()
         self._count = count
@@ -161,6 +164,18 @@ def _name(job: _Job) -> str:
     """What a job is about: a file or a text comes first."""
     name = str(job[0])
     return name if len(name) < 200 else f"{name[:200]}…"
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the parent is killed, or it would wait for jobs for ever."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "workers are started by a process"
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
