@@ -169,9 +169,10 @@ def _small_disk(bench: Bench) -> Iterator[Path | None]:
 
 def _fill(disk: Path) -> Path:
     filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(bytes(1 << 16)):
-            pass
+    for chunk in (1 << 20, 1 << 12):  # down to the last page
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(chunk)):
+                pass
     return filler
 
 
