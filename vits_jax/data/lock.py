@@ -45,9 +45,8 @@ def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
     with file:
         try:
             with contextlib.suppress(OSError):  # a full disk: it is held all the same
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield True
         finally:
             path.unlink(missing_ok=True)  # while it is held, or another's would be removed
