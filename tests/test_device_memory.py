@@ -162,8 +162,8 @@ def preset(name: str) -> Config:
 @pytest.mark.parametrize(
     ("gigabytes", "level", "expected"),
     [
-        (100, "INFO", r"to take 8\.3 GB, the device \(cpu\) has 100\.0 GB"),
-        (5, "WARNING", r"to take 8\.3 GB, the device \(cpu\) has 5\.0 GB; .*lower --batch-size.*"),
+        (100, "INFO", r"to take 7\.7 GB, the device \(cpu\) has 100\.0 GB"),
+        (5, "WARNING", r"to take 7\.7 GB, the device \(cpu\) has 5\.0 GB; .*lower --batch-size.*"),
     ],
 )
 def test_what_is_predicted(monkeypatch, caplog, gigabytes, level, expected):

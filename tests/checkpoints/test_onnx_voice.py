@@ -25,7 +25,7 @@ from tests.parity import oracle
 from tests.parity.cases import CASES
 from tests.parity.comparing import assert_close
 from tools import import_onnx
-from vits_jax.checkpoints import onnx_voice, store
+from vits_jax.checkpoints import onnx_voice, saving
 from vits_jax.checkpoints.source import UNHEARD
 from vits_jax.config import Config
 from vits_jax.errors import UserError
@@ -503,7 +503,7 @@ def test_nothing_is_overwritten_or_half_written(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.Checkpoints, "save", fail)
+    monkeypatch.setattr(saving.Checkpoints, "save", fail)
     assert import_onnx.main([voice, str(out)]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -50,7 +50,7 @@ def test_a_tone_keeps_its_pitch_on_the_whole_way(tmp_path: Path, voice_rate: int
     assert main([*where, *flags.split(), "--phoneme-type", "text"]) == 0
     dataset = load_dataset(tmp_path / "out", hop_length=HOP, min_samples=MIN_SAMPLES)
     assert len(dataset) == len(made)
-    bucket = Bucket(8, 1 + int(1.2 * SECONDS * voice_rate) // HOP)
+    bucket = Bucket(8, 1 + int(1.2 * SECONDS * voice_rate) // HOP, 1)
     batch = load_batch(dataset, bucket, np.arange(len(made)), np.ones(len(made)), HOP)
     for (name, _, _, how), audio, length in zip(made, batch["audio"], batch["audio_lengths"]):
         assert audio.dtype == np.int16

@@ -274,7 +274,9 @@ def test_others_read_it_as_a_dataset_of_tfds(tmp_path: Path, monkeypatch):
     split = info.splits["train"]
     assert (split.num_examples, split.shard_lengths) == (9, [3, 3, 2, 1])
     audio = recordings(9)
-    assert split.num_bytes == sum(2 * len(r.samples) + 21 for r in audio)
+    # Samples, and some 20 bytes around those of each record.
+    samples = sum(2 * len(r.samples) for r in audio)
+    assert samples < int(split.num_bytes) < samples + 32 * len(audio)
     source = builder.as_data_source("train")
     for i in (8, 0, 3):
         np.testing.assert_array_equal(source[i]["audio"], audio[i].samples)

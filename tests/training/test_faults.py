@@ -93,6 +93,9 @@ def test_a_skipped_update_now_and_then_does_not_end_it(dataset, tmp_path, traced
             def compile(self):
                 return self
 
+            def memory_analysis(self):
+                return None
+
             def __call__(self, state, batch, rates):
                 calls.append(1)
                 rate = jnp.float32(2.0 if len(calls) % 3 else 1e-4)
