@@ -67,8 +67,8 @@ def run(directory: Path, often: dict[int, str], most: int) -> tuple[Any, list[st
 
 
 def test_a_job_that_ends_its_process_is_refused_and_all_others_are_done(tmp_path: Path):
-    # 10 gets through when it is alone, 11 at the second try alone.
-    often = {5: "99 -11", 10: "1 -9", 11: "2 -11", 20: "99 -9", 39: "99 3"}
+    # 0 gets through at the second try alone (it is among the first to begin), 10 at the first.
+    often = {0: "2 -11", 5: "99 -11", 10: "1 -9", 20: "99 -9", 39: "99 3"}
     results, said = run(tmp_path, often, 10)
     hows = {5: "SIGSEGV", 20: "SIGKILL", 39: "exit code 3"}
     for number, how in hows.items():
@@ -76,10 +76,11 @@ def test_a_job_that_ends_its_process_is_refused_and_all_others_are_done(tmp_path
         assert (
             f"warning: left out, as its process dies ({how}): {tmp_path / f'{number}.wav'}" in said
         )
-        assert (tmp_path / f"{number}.wav").read_text().split()[0] == "96"  # once, and twice alone
+        # Twice alone; before that among others, unless another's end came first.
+        assert (tmp_path / f"{number}.wav").read_text().split()[0] in ("96", "97")
     assert [r for r in results if isinstance(r, int)] == [i for i in range(40) if i not in hows]
     assert said[0].startswith("warning: a worker process died (SIGSEGV); it was at one of: ")
-    assert str(tmp_path / "5.wav") in said[0]
+    assert str(tmp_path / "0.wav") in said[0]
     assert said[0].count(".wav") == 2  # of two workers
 
 
