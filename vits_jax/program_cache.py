@@ -9,9 +9,10 @@ removed, and compiled again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from pathlib import Path
+
+from vits_jax.sealed import file_digest
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def remove_damaged(directory: Path, ours: bool) -> None:
         with contextlib.suppress(OSError):  # another process was first, or none may write here
             digest = program.with_name(program.name + _DIGEST)
             if digest.exists():
-                if digest.read_text(encoding="ascii", errors="replace") == _sha256(program):
+                if digest.read_text(encoding="ascii", errors="replace") == file_digest(program):
                     continue
                 _LOGGER.warning("%s: damaged: it is removed and compiled again", program)
             elif not ours:
@@ -47,9 +48,4 @@ def seal(directory: Path) -> None:
         digest = program.with_name(program.name + _DIGEST)
         with contextlib.suppress(OSError):
             if not digest.exists():
-                digest.write_text(_sha256(program), encoding="ascii")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+                digest.write_text(file_digest(program), encoding="ascii")

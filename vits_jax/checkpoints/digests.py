@@ -7,14 +7,13 @@ file of it and of itself.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vits_jax.errors import UserError
+from vits_jax.sealed import file_digest, seal, unseal
 
 NAME = "digests.json"
 
@@ -32,7 +31,7 @@ def write(directory: Path) -> None:
     files = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file() and path != directory / NAME:
-            files[path.relative_to(directory).as_posix()] = _digest(path, sync=True)
+            files[path.relative_to(directory).as_posix()] = _synced(path)
     write_sealed(directory / NAME, files)
     for path in (directory, *directory.rglob("*")):
         if path.is_dir():
@@ -49,7 +48,7 @@ def check(directory: Path) -> None:
     for name, digest in files.items():
         path = directory / name
         try:
-            found = _digest(path)
+            found = file_digest(path)
         except OSError as error:
             raise Damaged(f"{path}: cannot be read: {error.strerror}") from error
         if found != digest:
@@ -61,7 +60,7 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     unfinished = path.with_name(f".{path.name}.new")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
-            file.write(_sealed(values))
+            file.write(seal(values))
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -72,15 +71,11 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
 def read_sealed(path: Path) -> dict[str, Any]:
     """The reverse of `write_sealed`; `Damaged` if it is not what was written."""
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text)["values"]
-        if text == _sealed(values):
-            return values
+        return unseal(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Damaged(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass  # no JSON any more, or other JSON
-    raise Damaged(f"{path}: damaged: its content is not what was saved")
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path}: damaged: its content is not what was saved") from error
 
 
 def sync_directory(path: Path) -> None:
@@ -92,13 +87,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sealed(values: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()
-    return json.dumps({"sha256": digest, "values": values}, indent=1)
-
-
-def _digest(path: Path, sync: bool = False) -> str:
+def _synced(path: Path) -> str:
     with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return file_digest(path)

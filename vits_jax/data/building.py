@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from vits_jax.data import sealed, shards
+from vits_jax import sealed
+from vits_jax.data import shards
 from vits_jax.data import store as stores
 from vits_jax.data.audio_files import Recording
 from vits_jax.data.lock import alone

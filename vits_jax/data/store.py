@@ -37,7 +37,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from google.protobuf.json_format import ParseError
 
-from vits_jax.data import sealed, shards
+from vits_jax import sealed
+from vits_jax.data import shards
 from vits_jax.data.refused import Refused
 from vits_jax.errors import UserError
 

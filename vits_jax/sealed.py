@@ -1,4 +1,4 @@
-"""JSON that tells when it was damaged: an object that holds the SHA-256 of the rest of it."""
+"""What tells when it was damaged: JSON that holds the SHA-256 of the rest of it; files' digests."""
 
 from __future__ import annotations
 
