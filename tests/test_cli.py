@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,30 @@ def test_any_command_can_use_the_parser():
     assert parser.parse(["--to_speaker=3"]).to_speaker == 3
     with pytest.raises(UserError, match=r"unknown flag --to-speker: did you mean --to-speaker\?"):
         parser.parse(["--to_speker=3"])
+
+
+UNRAISABLE = """
+import sys
+from vits_jax.cli import run
+
+class Late:
+    def __init__(self, message):
+        self.message = message
+    def __del__(self):
+        raise RuntimeError(self.message)
+
+def command(argv):
+    Late("Event loop is closed")
+    Late("something else")
+
+sys.exit(run(command))
+"""
+
+
+def test_what_orbax_leaves_behind_is_not_shown_and_all_else_is() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", UNRAISABLE], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0
+    assert ended.stderr.count("Traceback") == 1
+    assert "something else" in ended.stderr

@@ -88,6 +88,7 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
     # Orbax announces every save, and logs with a traceback what it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the backends it did not find
+    before, sys.unraisablehook = sys.unraisablehook, _without_closed_loops
     try:
         return command(sys.argv[1:] if argv is None else argv) or EXIT_DONE
     except UserError as error:
@@ -99,3 +100,13 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        if argv is not None:  # else the process ends, and late callbacks are as well unheard
+            sys.unraisablehook = before
+
+
+def _without_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:
+    """After a save that failed, which is said in one line, Orbax's writers find their event loop
+    closed: one traceback each, thousands where the disk is full."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

@@ -110,6 +110,8 @@ class Checkpoints:
         self.settle()
         if step == self.newest:
             return
+        if self._failure is not None:
+            self._remove_unfinished()  # writers of a save that fails go on for a moment
         self.newest = step
         unfinished = self.directory / f"{step}{_UNFINISHED}"
         with self._settings:
