@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.source import open_checkpoint
@@ -24,6 +26,8 @@ from vits_jax.training.step import create_state
 
 ROOT = Path(__file__).parent.parent
 STEPS = 24
+# LLVM without optimisation: compiling and loading take most of such a run.
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _PATIENCE = 1800.0  # seconds that a command may take before it counts as hanging
 
 
@@ -154,6 +158,7 @@ class Bench:
             before,
             JAX_COMPILATION_CACHE_DIR=str(cache or self.cache),
             JAX_PLATFORMS="cpu",
+            XLA_FLAGS=_QUICK,
         )
 
     def finish(self, run_dir: Path, event: Callable[[bool], Event]) -> Event:
@@ -215,12 +220,12 @@ def copy(source: Path, target: Path) -> Path:
     return Path(shutil.copytree(source, target))
 
 
-def children(process: int) -> list[int]:
-    """Process ids of a process's children."""
-    found = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        found += [int(child) for child in task.read_text().split()]
-    return found
+def workers(process: int) -> list[int]:
+    """Process ids of the workers that a process has spawned."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process).children()
+        return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return []
 
 
 def position(run_dir: Path) -> Mapping[str, int]:

@@ -19,12 +19,12 @@ from tools.torture_bench import (
     Bench,
     Command,
     Event,
-    children,
     copy,
     dataset_digest,
     flip,
     state_digest,
     steps,
+    workers,
 )
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.digests import Damaged
@@ -76,7 +76,7 @@ def _saves(command: Command, run_dir: Path, after: int) -> bool:
 
 
 def _has_workers(command: Command) -> bool:
-    return command.until(lambda: len(children(command.process.pid)) > 1)
+    return command.until(lambda: bool(workers(command.process.pid)))
 
 
 def _steps_lost(command: Command, run_dir: Path) -> str:
@@ -350,10 +350,10 @@ def kill_worker(bench: Bench, random: np.random.Generator, times: int) -> Iterat
         command = bench.preprocess(output)
         _has_workers(command)
         _sleep_within(command, 2 * float(random.random()))
-        workers = children(command.process.pid)
-        if workers:
+        spawned = workers(command.process.pid)
+        if spawned:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(workers[int(random.integers(len(workers)))], signal.SIGKILL)
+                os.kill(spawned[int(random.integers(len(spawned)))], signal.SIGKILL)
         if command.clear(0):
             happened = "went on, the same dataset"
         else:

@@ -11,6 +11,7 @@ import difflib
 import importlib.metadata
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -88,6 +89,8 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
     # Orbax announces every save, and logs with a traceback what it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the backends it did not find
+    # Said at the end of the process, after a save that failed and that we have told of.
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
     before, sys.unraisablehook = sys.unraisablehook, _without_closed_loops
     try:
         return command(sys.argv[1:] if argv is None else argv) or EXIT_DONE
