@@ -88,8 +88,10 @@ def test_an_epoch_its_validation_and_a_voice(dataset: Path, tmp_path: Path, capl
 
 
 def test_a_broken_run_is_exit_code_1(dataset: Path, tmp_path: Path, capsys):
-    argv = flags(dataset, tmp_path / "run", max_steps=9, learning_rate=1e30, **PLAIN)
+    broken = {"learning_rate": 1e30, "max_skipped_updates": 2}
+    argv = flags(dataset, tmp_path / "run", max_steps=9, **broken, **PLAIN)
     assert main(argv) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.match(r"failed: step \d: not finite: .*nan", last)
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert re.match(r"failed: step 3: 2 updates in a row were skipped, not finite: .*nan", last)
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert saved == ["3"]
