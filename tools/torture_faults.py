@@ -42,7 +42,7 @@ def kill(bench: Bench, random: np.random.Generator, times: int) -> Iterator[Even
         if random.random() < 0.25:
             _sleep_within(command, 30 * float(random.random()))
         elif _saves(command, run_dir, after=before):
-            _sleep_within(command, float(random.random()))
+            _sleep_within(command, 6 * float(random.random()))  # a step or two, each saved
         if command.process.poll() is None:
             command.signal(signal.SIGKILL)
             killed += 1

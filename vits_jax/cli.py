@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from vits_jax.errors import RunFailed, UserError
+from vits_jax.messages import Messages
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -85,27 +86,37 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
       command: takes the arguments, returns an exit code (None: 0).
       argv: the arguments; default: the process's.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    messages = Messages() if argv is None else None  # else the process is somebody else's
+    handlers = [messages or logging.StreamHandler()]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
     # Orbax announces every save, and logs with a traceback what it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the backends it did not find
     # Said at the end of the process, after a save that failed and that we have told of.
     warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
     before, sys.unraisablehook = sys.unraisablehook, _without_closed_loops
+    say = messages.last if messages else _print_error
     try:
         return command(sys.argv[1:] if argv is None else argv) or EXIT_DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return EXIT_USAGE
     except (RunFailed, OSError) as error:  # a full disk ends here
-        print(f"failed: {error}", file=sys.stderr)
+        say(f"failed: {error}")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return EXIT_INTERRUPTED
     finally:
-        if argv is not None:  # else the process ends, and late callbacks are as well unheard
+        if messages:
+            logging.getLogger().removeHandler(messages)
+            messages.close()
+        else:  # where the process ends, late callbacks are as well unheard
             sys.unraisablehook = before
+
+
+def _print_error(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _without_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:

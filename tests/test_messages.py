@@ -1,0 +1,77 @@
+"""Lines for the user: nobody has to read them for the work to go on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+MANY = 30_000
+
+# Logs more than a pipe and the queue before it take together.
+TALKATIVE = f"""
+import logging, sys
+from vits_jax.cli import run
+from vits_jax.errors import RunFailed
+
+def work(argv):
+    for number in range({MANY}):
+        logging.getLogger("work").info("line %06d %s", number, "x" * 100)
+    open(argv[0], "w").close()
+    raise RunFailed("the last line")
+
+sys.exit(run(work))
+"""
+
+
+def start(mark: Path, **more) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", TALKATIVE, str(mark)], text=True, **more)
+
+
+def test_every_line_in_order_where_somebody_reads(tmp_path: Path):
+    with (tmp_path / "log").open("w") as log, start(tmp_path / "done", stderr=log) as process:
+        assert process.wait() == 1
+    *lines, last = (tmp_path / "log").read_text().splitlines()
+    lost = [line for line in lines if line.startswith("(")]
+    numbers = [int(line.split()[1]) for line in lines if line not in lost]
+    assert numbers == sorted(numbers)
+    assert len(numbers) + sum(int(line[1:].split()[0]) for line in lost) == MANY
+    assert last == "failed: the last line"
+
+
+def test_a_pipe_that_nobody_reads_blocks_nothing(tmp_path: Path):
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with start(tmp_path / "done", stderr=writing) as process:
+        assert process.wait() == 1
+    os.close(writing)
+    assert (tmp_path / "done").exists()
+    with os.fdopen(reading, errors="replace") as file:
+        assert file.readline().startswith("line 000000 ")
+
+
+def test_a_reader_that_is_gone_stops_nothing(tmp_path: Path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with start(tmp_path / "done", stderr=writing) as process:
+        assert process.wait() == 1
+    os.close(writing)
+    assert (tmp_path / "done").exists()
+
+
+def test_a_log_on_a_full_disk_stops_nothing(tmp_path: Path):
+    """A limit on the size of files is a disk that is full for this file."""
+    with (tmp_path / "log").open("w") as log:
+        limit = (50_000, 50_000)
+        process = start(
+            tmp_path / "done",
+            stderr=log,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        )
+        with process:
+            assert process.wait() == 1
+    assert (tmp_path / "done").exists()
+    assert (tmp_path / "log").stat().st_size == limit[0]
