@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 MANY = 30_000
@@ -35,10 +36,7 @@ def test_every_line_in_order_where_somebody_reads(tmp_path: Path):
     with (tmp_path / "log").open("w") as log, start(tmp_path / "done", stderr=log) as process:
         assert process.wait() == 1
     *lines, last = (tmp_path / "log").read_text().splitlines()
-    lost = [line for line in lines if line.startswith("(")]
-    numbers = [int(line.split()[1]) for line in lines if line not in lost]
-    assert numbers == sorted(numbers)
-    assert len(numbers) + sum(int(line[1:].split()[0]) for line in lost) == MANY
+    assert [int(line.split()[1]) for line in lines] == list(range(MANY))
     assert last == "failed: the last line"
 
 
@@ -75,3 +73,22 @@ def test_a_log_on_a_full_disk_stops_nothing(tmp_path: Path):
             assert process.wait() == 1
     assert (tmp_path / "done").exists()
     assert (tmp_path / "log").stat().st_size == limit[0]
+
+
+def test_what_was_lost_is_told_when_somebody_reads_again(tmp_path: Path):
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with start(tmp_path / "done", stderr=writing) as process:
+        os.close(writing)
+        while not (tmp_path / "done").exists():  # it has given up waiting for a reader
+            time.sleep(0.01)
+            assert process.poll() is None
+        with os.fdopen(reading, errors="replace") as file:
+            *lines, last = file.read().splitlines()
+        assert process.wait() == 1
+    assert last == "failed: the last line"
+    kept = [int(line.split()[1]) for line in lines if line.startswith("line ")]
+    lost = [int(line[1:].split()[0]) for line in lines if line.startswith("(")]
+    assert kept == sorted(kept)
+    assert lost
+    assert len(kept) + sum(lost) == MANY

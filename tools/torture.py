@@ -76,11 +76,9 @@ def _main(argv: Sequence[str]) -> None:
         bench = torture_bench.Bench(Path(scratch))
         bench.prepare()
         rows = []
-        for number, name in enumerate(names):
-            what, fault = FAULTS[name]
-            random = np.random.default_rng([flags.seed, number])
+        for name in names:
             times = {"kill": flags.kills, "flip": flags.flips}.get(name, flags.times)
-            rows.append(_row(what, list(fault(bench, random, times))))
+            rows.append(inflict(name, bench, flags.seed, times))
             print(f"{rows[-1].fault}: {rows[-1].happened}; lost: {rows[-1].lost}", flush=True)
     table = _table(rows)
     print(table)
@@ -88,6 +86,13 @@ def _main(argv: Sequence[str]) -> None:
         flags.report.write_text(table, encoding="utf-8")
     if bad := sum(row.bad for row in rows):
         raise RunFailed(f"{bad} of {sum(row.times for row in rows)} faults had a bad end")
+
+
+def inflict(name: str, bench: torture_bench.Bench, seed: int, times: int) -> Row:
+    """One fault, so many times, on a prepared bench."""
+    what, fault = FAULTS[name]
+    random = np.random.default_rng([seed, list(FAULTS).index(name)])
+    return _row(what, list(fault(bench, random, times)))
 
 
 def _row(what: str, events: Sequence[torture_bench.Event]) -> Row:

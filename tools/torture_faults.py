@@ -42,7 +42,7 @@ def kill(bench: Bench, random: np.random.Generator, times: int) -> Iterator[Even
         if random.random() < 0.25:
             _sleep_within(command, 30 * float(random.random()))
         elif _saves(command, run_dir, after=before):
-            _sleep_within(command, 6 * float(random.random()))  # a step or two, each saved
+            _sleep_within(command, bench.moment * float(random.random()))
         if command.process.poll() is None:
             command.signal(signal.SIGKILL)
             killed += 1
@@ -139,7 +139,7 @@ def terminate(bench: Bench, random: np.random.Generator, times: int) -> Iterator
         command = bench.train(run_dir, "--log_every_n_steps=1")
         if not command.says("\nstep "):
             break  # it was at its end
-        _sleep_within(command, float(random.random()))
+        _sleep_within(command, bench.moment * float(random.random()))
         command.signal(signal.SIGTERM)
         code = command.process.returncode
         fine = code in (143, 0)
@@ -333,12 +333,14 @@ def second_start(bench: Bench, random: np.random.Generator, times: int) -> Itera
     first = bench.train(run_dir, "--log_every_n_steps=1")
     first.says("run directory: ")
     for _ in range(times):
-        _sleep_within(first, float(random.random()))
+        _sleep_within(first, bench.moment * float(random.random()))
         if first.process.poll() is not None:
             break
+        first.process.send_signal(signal.SIGSTOP)  # it cannot end before the second has started
         second = bench.train(run_dir)
         clear = second.clear(2) and f"process {first.process.pid} on " in second.last_line()
         yield Event("exit 2, one line that names the first", bad=not clear)
+        first.process.send_signal(signal.SIGCONT)
     fine = first.clear(0) and state_digest(run_dir) == bench.whole
     yield _end(fine, "the first one was not disturbed", times=0)
 

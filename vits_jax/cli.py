@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from vits_jax.errors import RunFailed, UserError
-from vits_jax.messages import Messages
+from vits_jax.messages import unblocked_stderr
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -86,37 +86,36 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
       command: takes the arguments, returns an exit code (None: 0).
       argv: the arguments; default: the process's.
     """
-    messages = Messages() if argv is None else None  # else the process is somebody else's
-    handlers = [messages or logging.StreamHandler()]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+    if argv is None:
+        with unblocked_stderr():
+            return _run(command, sys.argv[1:], force=True)
+    before = sys.unraisablehook
+    try:
+        return _run(command, argv, force=False)
+    finally:
+        sys.unraisablehook = before
+
+
+def _run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str], force: bool) -> int:
+    # By force: a library that logged while it was imported has a handler there already.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=force)
     # Orbax announces every save, and logs with a traceback what it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the backends it did not find
     # Said at the end of the process, after a save that failed and that we have told of.
     warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
-    before, sys.unraisablehook = sys.unraisablehook, _without_closed_loops
-    say = messages.last if messages else _print_error
+    sys.unraisablehook = _without_closed_loops
     try:
-        return command(sys.argv[1:] if argv is None else argv) or EXIT_DONE
+        return command(argv) or EXIT_DONE
     except UserError as error:
-        say(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except (RunFailed, OSError) as error:  # a full disk ends here
-        say(f"failed: {error}")
+        print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        say("interrupted")
+        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    finally:
-        if messages:
-            logging.getLogger().removeHandler(messages)
-            messages.close()
-        else:  # where the process ends, late callbacks are as well unheard
-            sys.unraisablehook = before
-
-
-def _print_error(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _without_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:

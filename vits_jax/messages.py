@@ -1,70 +1,93 @@
-"""Lines for the user, on stderr, that no reader can hold up.
+"""A stderr that no reader can hold up.
 
 A pipe that nobody empties, or a terminal that somebody stopped with Ctrl-S, blocks whoever
-writes to it: days of training would stand still for a line of progress. A thread writes
-instead; what it cannot write is dropped and counted.
+writes to it: days of training would stand still for a line of progress. Here a thread
+writes; what finds no reader is dropped, and counted.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import io
 import os
 import queue
+import sys
 import threading
+from collections.abc import Iterator
 
 _STDERR = 2
-_WAITING = 10_000  # lines that may wait for a reader
-_PATIENCE = 5.0  # seconds that the last lines may take when the process ends
+_WAITING = 10_000  # pieces of text that may wait for a reader
+_PATIENCE = 5.0  # seconds without any progress, after which nobody reads
 
 
-class Messages(logging.Handler):
-    """Handles log records, and lines of one's own, without ever blocking the caller."""
+class Unblocked(io.TextIOBase):
+    """A text stream to stderr whose writes wait a few seconds once, and not again."""
+
+    encoding = "utf-8"
 
     def __init__(self) -> None:
-        super().__init__()
-        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING)
-        self._dropped = 0  # by the callers
-        self._thread = threading.Thread(target=self._write, name="messages", daemon=True)
+        self._pieces: queue.Queue[str | None] = queue.Queue(_WAITING)
+        self._stuck = False
+        self._dropped = 0  # lines, by `write`
+        self._thread = threading.Thread(target=self._work, name="stderr", daemon=True)
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Hand a record to the thread, or drop it where too many wait."""
-        try:
-            self._lines.put_nowait(self.format(record))
-        except queue.Full:
-            self._dropped += 1
+    def write(self, text: str) -> int:
+        """Hand text to the thread, or drop it."""
+        if not self._thread.is_alive():  # what logs at the very end of the process
+            with contextlib.suppress(OSError):
+                _write_all(text.encode(errors="replace"))
+        elif not self._put(text):
+            self._dropped += text.count("\n")
+        return len(text)
 
-    def last(self, line: str) -> None:
-        """Hand over how a command ends, which may wait a little for room."""
-        try:
-            self._lines.put(line, timeout=_PATIENCE)
-        except queue.Full:
-            self._dropped += 1
+    def fileno(self) -> int:
+        return _STDERR
 
-    def close(self) -> None:
+    def isatty(self) -> bool:
+        return os.isatty(_STDERR)
+
+    def finish(self) -> None:
         """Wait until all is written, though not for ever."""
-        try:
-            self._lines.put(None, timeout=_PATIENCE)
+        if self._put(None):
             self._thread.join(_PATIENCE)
-        except queue.Full:
-            pass  # nobody reads
-        super().close()
 
-    def _write(self) -> None:
+    def _put(self, piece: str | None) -> bool:
+        try:
+            self._pieces.put(piece, timeout=0.001 if self._stuck else _PATIENCE)
+        except queue.Full:
+            self._stuck = True
+        else:
+            self._stuck = False
+        return not self._stuck
+
+    def _work(self) -> None:
         failed = told = 0
-        while (line := self._lines.get()) is not None:
+        while (text := self._pieces.get()) is not None:
             dropped = self._dropped
             if lost := dropped + failed - told:
-                line = f"({lost} lines were lost: nothing took them)\n{line}"
+                text = f"({lost} lines were lost: nothing took them)\n{text}"
             try:
-                _write_all(f"{line}\n".encode(errors="replace"))
+                _write_all(text.encode(errors="replace"))
             except OSError:  # a full disk, a reader that is gone
-                failed += 1
+                failed += text.count("\n")
             else:
                 told = dropped + failed
 
 
 def _write_all(content: bytes) -> None:
-    # Past `sys.stderr`: Python would wait for its lock at the end of the process.
+    # Past Python's own stream: it has a lock that the end of the process would wait for.
     while content:
         content = content[os.write(_STDERR, content) :]
+
+
+@contextlib.contextmanager
+def unblocked_stderr() -> Iterator[None]:
+    """Inside, ``sys.stderr`` blocks nobody: for what a whole process does."""
+    before = sys.stderr
+    stream = sys.stderr = Unblocked()
+    try:
+        yield
+    finally:
+        sys.stderr = before
+        stream.finish()

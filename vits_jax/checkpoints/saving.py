@@ -35,6 +35,7 @@ from vits_jax.errors import RunFailed, UserError
 _LOGGER = logging.getLogger(__name__)
 
 _UNFINISHED = ".unfinished"
+_NO_DEADLINE = 10**9  # seconds
 _WRITTEN_AT_ONCE = 1 << 26  # bytes; the largest tensor of the presets has 21 MB
 
 
@@ -91,6 +92,8 @@ class Checkpoints:
         self._settings = ocp.Context()
         # In the background, a directory that cannot be made would be waited for.
         self._settings.asynchronous.create_directories_asynchronously = False
+        # Orbax reads the clock of the wall for it, which may jump.
+        self._settings.asynchronous.timeout_secs = _NO_DEADLINE
         if little_by_little:
             self._settings.memory.deepcopy_host_arrays = False
             self._settings.memory.write_concurrent_bytes = _WRITTEN_AT_ONCE
