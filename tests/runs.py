@@ -18,8 +18,11 @@ from tensorboardX.proto import event_pb2
 
 from vits_jax.checkpoints import store
 from vits_jax.config import Config
+from vits_jax.model.networks import GENERATOR, NETWORKS
+from vits_jax.state import TrainState, fresh_state
 from vits_jax.train import configure
-from vits_jax.training import loop, validation
+from vits_jax.training import examples, loop, start, validation
+from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.step import all_finite
 
 RATE, HOP = 8000, 16
@@ -99,11 +102,7 @@ def leaves(run_dir: Path) -> dict[str, np.ndarray]:
     step_dir = store.resolve(run_dir)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     config = store.read_metadata(step_dir).config
-    shapes = jax.eval_shape(lambda key: loop.create_state(config, key), jax.random.key(0))
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
-    )
-    state = store.restore(step_dir, target)
+    state = store.restore(step_dir, start.abstract_state(config, sharding).to_dict())
     return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}
 
 
@@ -146,15 +145,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """
     traced: list[tuple[int, ...]] = []
 
-    def create_state(config: Config, key: jax.Array) -> dict[str, Any]:
-        values = jax.random.normal(key, (3,))
-        moments = {"count": jnp.int32(0), "mu": {"x": jnp.zeros(3)}, "nu": {"x": jnp.zeros(3)}}
-        networks = ("model_g", "model_d")
-        return {
-            "step": jnp.int32(0),
-            "params": {name: {"x": values} for name in networks},
-            "optimizer": dict.fromkeys(networks, moments),
-        }
+    def create_state(config: Config, key: jax.Array) -> TrainState:
+        return fresh_state({name: {"x": jax.random.normal(key, (3,))} for name in NETWORKS})
 
     def losses(total: jax.Array) -> dict[str, jax.Array]:
         names = ("loss_g", "loss_d", "mel", "kl", "dur", "fm", "gen", "disc")
@@ -170,9 +162,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             metrics = losses(total + broken) | {"grad_norm_g": total, "grad_norm_d": total}
             finite = all_finite(metrics)
             change = jnp.where(finite, change, 0.0)
-            state = jax.tree.map(lambda x: x + change.astype(x.dtype), state) | {
-                "step": state["step"] + 1
-            }
+            step = state.step + 1
+            state = jax.tree.map(lambda x: x + change.astype(x.dtype), state).replace(step=step)
             return state, metrics | {"skipped": jnp.where(finite, 0.0, 1.0)}
 
         return jax.jit(step, donate_argnums=0)
@@ -181,15 +172,30 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         def evaluate(params: Any, batch: Any, first_row: jax.Array) -> Any:
             traced.append(batch["audio"].shape)
             weight = jnp.sum(batch["weight"])
-            x = jnp.ravel(jax.tree.leaves(params["model_g"])[0])[0]
+            x = jnp.ravel(jax.tree.leaves(params[GENERATOR])[0])[0]
             return losses(weight * x * x) | {"weight": weight}
 
         return jax.jit(evaluate)
 
-    monkeypatch.setattr(loop, "create_state", create_state)
+    set_initial_state(monkeypatch, create_state)
     monkeypatch.setattr(loop, "make_train_step", make_train_step)
     monkeypatch.setattr(validation, "make_eval_step", make_eval_step)
     # Nobody speaks, so the real networks need not be built: that takes most of a start.
-    monkeypatch.setattr(validation.speech, "make_stages", lambda *arguments: None)
-    monkeypatch.setattr(validation.Validation, "speak", lambda self, *arguments: None)
+    monkeypatch.setattr(examples.speech, "make_stages", lambda *arguments: None)
+    monkeypatch.setattr(examples.SpokenExamples, "__call__", lambda *arguments: Evaluation())
     return traced
+
+
+def set_initial_state(
+    monkeypatch: pytest.MonkeyPatch, create_state: Callable[[Config, jax.Array], TrainState]
+) -> None:
+    """Runs begin with another state, and their checkpoints are expected to hold such a one."""
+
+    def abstract_state(config: Config, sharding: jax.sharding.Sharding) -> TrainState:
+        shapes = jax.eval_shape(lambda key: create_state(config, key), jax.random.key(0))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+        )
+
+    monkeypatch.setattr(start, "create_state", create_state)
+    monkeypatch.setattr(start, "abstract_state", abstract_state)

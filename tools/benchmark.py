@@ -32,8 +32,9 @@ from tools import benchmark_import, benchmark_prepare, benchmark_saving, benchma
 from vits_jax.compilation import no_garbage_collection, use_cache
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.presets import preset_names, preset_path
+from vits_jax.state import create_state
 from vits_jax.training.mesh import make_mesh, put_rows, replicated
-from vits_jax.training.step import create_state, make_train_step
+from vits_jax.training.step import make_train_step
 
 
 def preset(name: str, **overrides: Any) -> Config:
@@ -91,8 +92,6 @@ class Step:
     def __init__(self, args: argparse.Namespace, config: Config):
         if args.cache:
             use_cache()
-        if args.precision == "32":
-            jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on either side
         mesh = make_mesh()
         batch = random_batch(config, args.batch_size, args.phonemes, args.frames)
         self._batch = put_rows(batch, mesh)

@@ -21,6 +21,7 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.checkpoints.torch import write_ckpt
 from vits_jax.config import Config
 from vits_jax.model.networks import parameter_shapes
+from vits_jax.state import Position, TrainState
 
 _PEER = "import sys, torch; torch.load(sys.argv[1], map_location='cpu', weights_only=True)"
 
@@ -39,7 +40,9 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     seconds, peer_seconds = [], []
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "piper.ckpt"
-        write_ckpt(to_ckpt(_random_state(config), Metadata(config, 1, 0, {}, {})), path)
+        write_ckpt(
+            to_ckpt(_random_state(config), Metadata(config, Position(1000, 1), {}, {})), path
+        )
         file_bytes = path.stat().st_size
         tool = Path(__file__).with_name("import_torch.py")
         for number in range(args.repeats):
@@ -66,7 +69,7 @@ def _run(*command: str) -> float:
     return time.perf_counter() - start
 
 
-def _random_state(config: Config) -> dict[str, Any]:
+def _random_state(config: Config) -> TrainState:
     rng = np.random.default_rng(0)
 
     def arrays() -> dict[str, dict[str, np.ndarray]]:
@@ -77,8 +80,5 @@ def _random_state(config: Config) -> dict[str, Any]:
 
     params, mu, nu = arrays(), arrays(), arrays()
     count = np.array(1000, np.int32)
-    return {
-        "step": count,
-        "params": params,
-        "optimizer": {n: {"count": count, "mu": mu[n], "nu": nu[n]} for n in params},
-    }
+    optimizer = {n: {"count": count, "mu": mu[n], "nu": nu[n]} for n in params}
+    return TrainState(count, params, optimizer)

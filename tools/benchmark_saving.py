@@ -13,6 +13,7 @@ from typing import Any
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config
+from vits_jax.state import Position, TrainState
 from vits_jax.training.outputs import OF_AN_EPOCH
 
 
@@ -23,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(
-    args: argparse.Namespace, config: Config, step: Callable[[], float], state: Callable[[], Any]
+    args: argparse.Namespace,
+    config: Config,
+    step: Callable[[], float],
+    state: Callable[[], TrainState],
 ) -> dict[str, Any]:
     """Time so many steps alone, then as many that begin with a save, in turns.
 
@@ -31,14 +35,14 @@ def benchmark(
         step: runs a step to its end, and tells its seconds.
         state: the state at hand.
     """
-    metadata = Metadata(config, epoch=0, batch=0, dataset={}, plan={})
+    metadata = Metadata(config, Position(), dataset={}, plan={})
     step()
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
         checkpoints = Checkpoints(Path(directory), Keep(newest=1, best=0))
         alone, beside, blocking = [], [], []
         for number in range(args.saves):
             start = time.perf_counter()
-            checkpoints.save(number, state(), metadata)
+            checkpoints.save(number, state().to_dict(), metadata)
             blocked = time.perf_counter() - start
             steps, written = 0, time.perf_counter()
             while steps < 2 or not checkpoints.saved():

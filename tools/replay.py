@@ -20,9 +20,10 @@ import numpy as np
 from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.cli import Parser, run
 from vits_jax.compilation import CompiledByShape, use_cache
+from vits_jax.state import abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows, replicated
 from vits_jax.training.skipping import Dump, not_finite, read_dump
-from vits_jax.training.step import create_state, make_train_step
+from vits_jax.training.step import make_train_step
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +36,7 @@ def _main(argv: Sequence[str]) -> None:
     parser.add_argument("dump", metavar="RUN/dumps/step-N.npz", type=Path)
     flags = parser.parse(argv)
     use_cache()
-    with jax.default_matmul_precision("highest"):  # as in training
-        report(read_dump(flags.dump))
+    report(read_dump(flags.dump))
 
 
 def report(dump: Dump) -> None:
@@ -62,11 +62,7 @@ class _Step:
         config, self._step = source.metadata.config, dump.about["step"]
         self._mesh = make_mesh(config.run.devices, config.run.accelerator)
         sharding = replicated(self._mesh)
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(lambda key: create_state(config, key), jax.random.key(0)),
-        )
-        self._state = source.state(target)
+        self._state = source.state(abstract_state(config, sharding))
         self._rates = jax.device_put(
             {name: np.float32(rate) for name, rate in dump.about["rates"].items()}, sharding
         )
@@ -74,9 +70,11 @@ class _Step:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
         state = jax.tree.map(lambda leaf: leaf.copy(), self._state)  # the step takes it over
-        state["step"] = jax.device_put(np.int32(self._step - 1), replicated(self._mesh))
+        step = jax.device_put(np.int32(self._step - 1), replicated(self._mesh))
         shape = (batch["phoneme_ids"].shape[1], batch["audio"].shape[1])
-        _, metrics = self._train_step(shape, state, put_rows(batch, self._mesh), self._rates)
+        _, metrics = self._train_step(
+            shape, state.replace(step=step), put_rows(batch, self._mesh), self._rates
+        )
         return {n: float(x) for n, x in jax.device_get(metrics).items() if n != "skipped"}
 
 

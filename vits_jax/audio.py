@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from vits_jax.config import AudioConfig
 
 
-def dequantise(audio: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def dequantise(audio: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """int16 samples to floats in [-1, 1)."""
     return audio.astype(dtype) / 32768
 

@@ -65,7 +65,7 @@ def test_without_digests_it_is_damaged_unless_it_never_had_them(tmp_path: Path):
         store.read_contents(step_dir)
     metadata = step_dir / "_CHECKPOINT_METADATA"
     metadata.write_text(metadata.read_text().replace('"digests"', '"before"'))
-    assert store.read_contents(step_dir).metadata.epoch == 3
+    assert store.read_contents(step_dir).metadata.position.epoch == 3
 
 
 def test_checkpoints_of_before_digests_never_end_in_a_traceback(tmp_path: Path):
@@ -110,7 +110,7 @@ def test_the_damaged_step_is_moved_aside_and_stays_there(tmp_path: Path, caplog)
     save(tmp_path, 1, 2, 3)
     second, third = damage(tmp_path, 2), damage(tmp_path, 3)
     where, contents, damaged = store.newest_whole(tmp_path)
-    assert (where.name, contents.metadata.epoch) == ("1", 3)
+    assert (where.name, contents.metadata.position.epoch) == ("1", 3)
     assert steps(tmp_path) == [1, 2, 3], "looking changes nothing"
     store.set_aside(damaged, where)
     assert steps(tmp_path) == [1]

@@ -62,7 +62,7 @@ def test_there_and_back(tmp_path: Path, any_width: None, config: Config) -> None
             assert new_group[name] == old_group[name], name
     assert (after["epoch"], after["global_step"]) == (3, 4)
     metadata = store.read_metadata(step_dir)
-    assert (metadata.epoch, metadata.batch) == (3, 0)
+    assert (metadata.position.epoch, metadata.position.batch) == (3, 0)
     assert metadata.config.model == config.model
     assert metadata.config.audio == config.audio
 
@@ -124,7 +124,7 @@ def test_the_epoch_that_comes_next(tmp_path: Path, epoch: int, loops: Any, expec
                 "epoch_loop.batch_progress": {"is_last_batch": loops["last"]},
             }
         }
-    assert piper.read(write(values, tmp_path / "x.ckpt")).metadata.epoch == expected
+    assert piper.read(write(values, tmp_path / "x.ckpt")).metadata.position.epoch == expected
 
 
 def test_a_rate_that_was_never_stepped_goes_on(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.config import Config, ModelConfig
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
+from vits_jax.state import Position
 from vits_jax.training.mesh import make_mesh, replicated
 
 EVERY = Keep(newest=-1)
 METADATA = store.Metadata(
     config=Config(model=ModelConfig(hidden_channels=64, upsample_rates=(4, 8, 8))),
-    epoch=3,
-    batch=7,
+    position=Position(9, 3, 7),
     dataset={"num_symbols": 256, "phoneme_id_map": {"ə": [59]}, "speaker_id_map": {"ann": 0}},
     plan={"dataset": "abc", "utterances": 5},
 )
@@ -54,8 +54,9 @@ def save(run_dir: Path, *steps: int, keep: Keep = EVERY, epochs: int = 3, **mel:
     """Checkpoints at some steps, in the middle of an epoch or, with ``epochs``, at its end."""
     checkpoints = Checkpoints(run_dir, keep)
     for step in steps:
-        at = {"batch": 7} if epochs == METADATA.epoch else {"epoch": epochs, "batch": 0}
-        checkpoints.save(step, state(step), dataclasses.replace(METADATA, **at))
+        batch = 7 if epochs == METADATA.position.epoch else 0
+        at = dataclasses.replace(METADATA, position=Position(step, epochs, batch))
+        checkpoints.save(step, state(step), at)
         if mel:
             checkpoints.attach(step, mel)
     checkpoints.close()
@@ -66,7 +67,7 @@ def steps(run_dir: Path) -> list[int]:
 
 
 def test_metadata_comes_back(tmp_path: Path):
-    save(tmp_path, 5)
+    save(tmp_path, 9)
     assert store.read_metadata(store.resolve(tmp_path)) == METADATA
 
 

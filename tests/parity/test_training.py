@@ -22,8 +22,12 @@ from tests.parity.comparing import assert_all_close, assert_close, relative
 from tests.parity.conftest import fresh_oracle
 from tests.parity.injected import Injected, inject_dropout, injected_into_oracle
 from vits_jax.config import Config
-from vits_jax.model.networks import abstract_networks
-from vits_jax.training import optimizer, step
+from vits_jax.model.networks import NETWORKS, abstract_networks
+from vits_jax.model.precision import FLOAT32, Precision
+from vits_jax.state import fresh_state
+from vits_jax.training import step
+from vits_jax.training.losses import count_rows
+from vits_jax.training.objective import Objective
 
 # A key's bias adds the same to all scores of a query, and softmax does not see that.
 ZERO = {"conv_k.bias": 1e-5}
@@ -35,7 +39,7 @@ cases = pytest.mark.parametrize("name", ["single-resblock2-sdp", "multi-resblock
 
 
 def parameters(network_g: Any, network_d: Any) -> dict[str, dict[str, jax.Array]]:
-    return {"model_g": to_jax(oracle.flat(network_g)), "model_d": to_jax(oracle.flat(network_d))}
+    return dict(zip(NETWORKS, map(to_jax, map(oracle.flat, (network_g, network_d)))))
 
 
 @functools.cache
@@ -45,8 +49,11 @@ def compiled_gradients(name: str) -> tuple[Callable[..., Any], list[str]]:
     random = Injected(len(rows["weight"]), dropout=True)
     networks = abstract_networks(config)
 
+    objective = Objective(config, networks, FLOAT32)
+
     def function(params: Any, batch: Any) -> Any:
-        return step.gradients(config, networks, params, batch, random)
+        counted = count_rows(batch, config.audio.hop_length, np.float32, "data")
+        return objective.gradients(params, batch, counted, random)
 
     sharded = jax.shard_map(
         function, mesh=ONE_DEVICE, in_specs=(P(), P()), out_specs=P(), check_vma=False
@@ -137,11 +144,7 @@ def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> N
     optimizers = oracle.optimizers(config, network_g, network_d)
     assert optimizers[0].defaults["weight_decay"] == config.optimizer.weight_decay
     params = parameters(network_g, network_d)
-    state = {
-        "step": jax.numpy.zeros((), jax.numpy.int32),
-        "params": params,
-        "optimizer": {name: optimizer.init(network) for name, network in params.items()},
-    }
+    state = fresh_state(params)
     rates = {
         "learning_rate": np.float64(config.optimizer.learning_rate),
         "learning_rate_d": np.float64(config.optimizer.learning_rate_d),
@@ -149,7 +152,7 @@ def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         step, "RowRandomness", lambda keys, dropout: Injected(len(keys), dropout=dropout)
     )
-    train_step = step.make_train_step(config, ONE_DEVICE)
+    train_step = step.make_train_step(config, ONE_DEVICE, Precision(np.float64, np.float64))
     train_step = train_step.lower(state, batch(config), rates).compile(QUICK_COMPILATION)
 
     for number in range(3):
@@ -160,12 +163,12 @@ def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> N
         ("model_g", "model_d"), (network_g, network_d), optimizers, strict=True
     ):
         first, second = oracle.moments(network, their_optimizer)
-        moments = state["optimizer"][name]
-        assert_all_close(state["params"][name], oracle.flat(network), 1e-8)
+        moments = state.optimizer[name]
+        assert_all_close(state.params[name], oracle.flat(network), 1e-8)
         assert_all_close(moments["mu"], first, 1e-8, {"conv_k.bias": 1e-13})
         assert_all_close(moments["nu"], second, 1e-8, {"conv_k.bias": 1e-26})
         assert moments["count"] == 3
-    assert state["step"] == 3
+    assert state.step == 3
 
 
 def _their_step(

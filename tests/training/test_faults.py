@@ -146,10 +146,10 @@ def test_a_validation_loss_that_is_not_finite_is_a_warning_that_names_the_uttera
     held_out, datasets = [], []
     init = validation.Validation.__init__
 
-    def spy(self, config, mesh, dataset, plan, rows, examples):
+    def spy(self, config, mesh, dataset, plan, rows):
         held_out.extend(int(row) for row in rows)
         datasets.append(dataset)
-        init(self, config, mesh, dataset, plan, rows, examples)
+        init(self, config, mesh, dataset, plan, rows)
 
     monkeypatch.setattr(validation.Validation, "__init__", spy)
     train(small(dataset, tmp_path / "first", max_steps=0, validation_split=0.4))
@@ -178,7 +178,7 @@ def test_the_checkpoint_is_there_before_validation_begins(dataset, tmp_path, tra
     with pytest.raises(Killed):
         train(small(dataset, tmp_path / "run", max_epochs=2))
     (step,) = steps(tmp_path / "run")
-    assert store.read_metadata(store.resolve(tmp_path / "run")).epoch == 1
+    assert store.read_metadata(store.resolve(tmp_path / "run")).position.epoch == 1
     assert step > 0
 
 

@@ -16,8 +16,8 @@ from vits_jax.data import batches
 from vits_jax.data.buckets import Bucket
 from vits_jax.errors import UserError
 from vits_jax.model.synthesizer import EncodedText
+from vits_jax.training.examples import SpokenExamples
 from vits_jax.training.loop import train
-from vits_jax.training.validation import Validation
 from vits_jax.voice import speech
 
 TRAINED, HELD_OUT, EXAMPLE = 0, 6, 4  # by the hashes of what `write_dataset` writes
@@ -136,9 +136,9 @@ def test_long_clips_can_be_left_out(tmp_path, traced, caplog):
 
 def test_examples_that_do_not_fit_are_spoken_and_said_to_be_cut(tmp_path, monkeypatch, caplog):
     """Their texts have room, their speech ends where the longest of training does."""
-    speak = Validation.speak
+    speak = SpokenExamples.__call__
     stand_in(monkeypatch)
-    monkeypatch.setattr(Validation, "speak", speak)
+    monkeypatch.setattr(SpokenExamples, "__call__", speak)
     shapes: list[tuple[int, ...]] = []
 
     def encode(parameters, ids, lengths, *_):

@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from tests.runs import flags, stand_in, write_dataset
 from vits_jax.config import Config
+from vits_jax.state import TrainState
 from vits_jax.train import main
-from vits_jax.training import loop, validation
+from vits_jax.training import loop, start, validation
 
 TERABYTES = (10**7, 10**6)  # 40 TB in float32
 
@@ -22,8 +23,8 @@ def step(config: Config, mesh: Mesh) -> jax.stages.Wrapped:
     return jax.jit(lambda *arguments: (arguments, jnp.ones(TERABYTES)))
 
 
-def state(config: Config, key: jax.Array) -> dict[str, jax.Array]:
-    return {"step": jnp.ones(TERABYTES)}
+def state(config: Config, key: jax.Array) -> TrainState:
+    return TrainState(jnp.ones(TERABYTES), {})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (loop, "make_train_step", step, r"training step for 4 x \d+ x \d+ \(rows x .*\)"),
         (validation, "make_eval_step", step, r"validation step for 4 x \d+ x \d+ \(rows x .*\)"),
-        (loop, "create_state", state, "state of model and optimizers"),
+        (start, "create_state", state, "state of model and optimizers"),
     ],
 )
 def test_one_line(dataset: Path, tmp_path: Path, monkeypatch, capsys, room, name, exhausting, what):

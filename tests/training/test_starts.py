@@ -14,15 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.runs import HOP, RATE, SMALL, SYMBOLS, flags, leaves, small, stand_in, write_dataset
+from tests.runs import (
+    HOP,
+    RATE,
+    SMALL,
+    SYMBOLS,
+    flags,
+    leaves,
+    set_initial_state,
+    small,
+    stand_in,
+    write_dataset,
+)
+from vits_jax.checkpoints import store
 from vits_jax.checkpoints.torch import read_ckpt
 from vits_jax.checkpoints.transfer import hears_speaker
 from vits_jax.config import Config
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
+from vits_jax.state import TrainState, fresh_state
 from vits_jax.train import main
-from vits_jax.training import loop, optimizer
 from vits_jax.training.loop import train
+from vits_jax.training.start import Start
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +43,10 @@ def quick_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for the step, and for initial values: of the real names and shapes, and every
     number of a state another one, so that nothing can be mistaken for something else."""
     stand_in(monkeypatch)
-    monkeypatch.setattr(loop, "create_state", numbered_state)
+    set_initial_state(monkeypatch, numbered_state)
 
 
-def numbered_state(config: Config, key: jax.Array) -> dict[str, Any]:
+def numbered_state(config: Config, key: jax.Array) -> TrainState:
     seed = jax.random.uniform(key)
 
     def numbers(name: str, shape: tuple[int, ...]) -> jax.Array:
@@ -44,11 +57,7 @@ def numbered_state(config: Config, key: jax.Array) -> dict[str, Any]:
         network: {name: numbers(name, shape) for name, shape in shapes.items()}
         for network, shapes in parameter_shapes(config).items()
     }
-    return {
-        "step": jnp.int32(0),
-        "params": params,
-        "optimizer": {network: optimizer.init(params[network]) for network in params},
-    }
+    return fresh_state(params)
 
 
 def params(run_dir: Path) -> dict[str, np.ndarray]:
@@ -63,16 +72,16 @@ def params(run_dir: Path) -> dict[str, np.ndarray]:
 def begin(dataset: Path, run_dir: Path, **more: Any) -> dict[str, np.ndarray]:
     """The parameters that a run begins with, like `params`."""
     states = []
-    make_state = loop._make_state
+    make_state = Start.state
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_make_state", lambda *a: states.append(make_state(*a)) or states[0])
+        patch.setattr(Start, "state", lambda *a: states.append(make_state(*a)) or states[0])
         train(small(dataset, run_dir, max_steps=0, **more))
     (state,) = states
-    assert state["step"] == 0
-    assert not any(np.any(x) for x in jax.tree.leaves(state["optimizer"]))
+    assert state.step == 0
+    assert not any(np.any(x) for x in jax.tree.leaves(state.optimizer))
     return {
         f"{network}.{name}": np.asarray(array)
-        for network, some in state["params"].items()
+        for network, some in state.params.items()
         for name, array in some.items()
     }
 
@@ -251,9 +260,9 @@ def test_resume_from_a_ckpt(several, piper_file, tmp_path):
     assert state["['optimizer']['model_g']['count']"] == 2
     mu = state["['optimizer']['model_g']['mu']['enc_p.emb.weight']"]
     np.testing.assert_array_equal(mu, theirs["optimizer_states"][0]["state"][0]["exp_avg"])
-    metadata = loop.store.read_metadata(loop.store.resolve(tmp_path / "run"))
+    metadata = store.read_metadata(store.resolve(tmp_path / "run"))
     o = metadata.config.optimizer
-    assert metadata.epoch == 3
+    assert metadata.position.epoch == 3
     assert metadata.learning_rates() == (3e-5, 1e-4)  # the flag's, from here on; the checkpoint's
     assert o.betas_d == (0.5, 0.9)
     # The same command goes on from the run's own checkpoint, with the same settings.
@@ -266,7 +275,7 @@ def test_another_decay_begins_at_the_rate_there_is(several, piper_file, tmp_path
     caplog.set_level(logging.INFO, "vits_jax")
     command = flags(several, tmp_path / "run", max_steps=2, resume_from_checkpoint=piper_file)
     assert main([*command, "--lr-decay-d", "1"]) == 0
-    metadata = loop.store.read_metadata(loop.store.resolve(tmp_path / "run"))
+    metadata = store.read_metadata(store.resolve(tmp_path / "run"))
     assert metadata.config.optimizer.lr_decay_d == 1
     assert metadata.learning_rates() == (2e-4, 1e-4)
     assert "nothing is left to train" in caplog.text  # the checkpoint is at step 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +12,13 @@ import pytest
 from tests.parity.cases import QUICK_COMPILATION, batch, smallest
 from tests.parity.comparing import assert_all_close, assert_close
 from vits_jax.config import Config
+from vits_jax.model.precision import Precision
+from vits_jax.state import TrainState, abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows
-from vits_jax.training.step import create_state, make_train_step
+from vits_jax.training.step import make_train_step
 
 BOUND = 1e-9
+FLOAT64 = Precision(np.float64, np.float64)
 # True gradient zero: softmax does not see a key's bias.
 ZERO = {"conv_k.bias": 1e-12}
 
@@ -33,12 +35,12 @@ def config() -> Config:
 
 
 @pytest.fixture
-def state(config: Config) -> dict[str, Any]:
+def state(config: Config) -> TrainState:
     """Away from Piper's initial zeros, behind which every gradient is zero."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(functools.partial(create_state, config), jax.random.key(0))
+    shapes = abstract_state(config, dtype=np.float64)
     state = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
-    for parameters in state["params"].values():
+    for parameters in state.params.values():
         for name, zeros in parameters.items():
             assert zeros.dtype == np.float64
             middle = 1.0 if name.endswith(("gamma", "weight_g")) else 0.0
@@ -47,18 +49,18 @@ def state(config: Config) -> dict[str, Any]:
 
 
 def run(
-    config: Config, state: dict[str, Any], rows: dict[str, np.ndarray], devices: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    config: Config, state: TrainState, rows: dict[str, np.ndarray], devices: int
+) -> tuple[TrainState, dict[str, Any]]:
     """State and metrics after one step."""
     mesh = make_mesh(devices, "cpu")
     rates = {"learning_rate": np.float64(2e-4), "learning_rate_d": np.float64(1e-4)}
     arguments = (state, put_rows(rows, mesh), rates)
-    step = make_train_step(config, mesh).lower(*arguments).compile(QUICK_COMPILATION)
+    step = make_train_step(config, mesh, FLOAT64).lower(*arguments).compile(QUICK_COMPILATION)
     return jax.device_get(step(*arguments))
 
 
 def compare(
-    one: tuple[dict[str, Any], dict[str, Any]], eight: tuple[dict[str, Any], dict[str, Any]]
+    one: tuple[TrainState, dict[str, Any]], eight: tuple[TrainState, dict[str, Any]]
 ) -> None:
     (state, metrics), (other_state, other_metrics) = one, eight
     assert metrics.keys() == other_metrics.keys()
@@ -68,12 +70,12 @@ def compare(
     for network in ("model_g", "model_d"):
         # From zero moments, the first moment is the gradient times 1 - beta.
         for moment in ("mu", "nu"):
-            values = [s["optimizer"][network][moment] for s in (other_state, state)]
+            values = [s.optimizer[network][moment] for s in (other_state, state)]
             assert_all_close(*values, BOUND, ZERO)
-        assert_all_close(other_state["params"][network], state["params"][network], BOUND)
+        assert_all_close(other_state.params[network], state.params[network], BOUND)
 
 
-def test_one_device_and_eight(config: Config, state: dict[str, Any]) -> None:
+def test_one_device_and_eight(config: Config, state: TrainState) -> None:
     """Eight rows on eight devices, three of them fillers, are the five rows on one device."""
     five = batch(config, frames=(22, 30, 5, 17, 8), phonemes=(9, 7, 3, 11, 1))  # a segment has 8
     eight = {name: np.concatenate([array, array[1:4]]) for name, array in five.items()}

@@ -15,25 +15,28 @@ import soundfile
 from tests.runs import RATE, small, write_dataset
 from vits_jax.export_onnx import main as export_onnx
 from vits_jax.infer import main as infer
+from vits_jax.model.networks import GENERATOR
+from vits_jax.state import TrainState
 from vits_jax.training import loop
+from vits_jax.training.start import Start
 from vits_jax.voice_conversion import main as voice_conversion
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never took a step, from weights of which one is no number."""
-    make_state = loop._make_state
+    make_state = Start.state
 
-    def with_a_nan(*arguments: Any) -> loop.State:
+    def with_a_nan(*arguments: Any) -> TrainState:
         state = make_state(*arguments)
-        generator = state["params"]["model_g"]
+        generator = state.params[GENERATOR]
         generator["enc_p.emb.weight"] = generator["enc_p.emb.weight"].at[3, 2].set(jnp.nan)
         return state
 
     directory = tmp_path_factory.mktemp("broken")
     dataset = write_dataset(directory / "data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_make_state", with_a_nan)
+        patch.setattr(Start, "state", with_a_nan)
         return loop.train(small(dataset, directory / "run", max_steps=0)).run_dir
 
 

@@ -25,6 +25,7 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.export_onnx import main
 from vits_jax.presets import preset_path
+from vits_jax.state import Position
 from vits_jax.voice import Voice, companions, export, graph, streaming, verify
 
 COMPANIONS = ["MODEL_CARD.md", "tokens.txt", "voice.onnx", "voice.onnx.json"]
@@ -36,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voice, directory = test_voice.voice(), tmp_path_factory.mktemp("run")
     checkpoints = Checkpoints(directory, Keep())
     dataset = dict(voice.dataset) | {"language": {"code": "en-gb"}, "dataset": "letters"}
-    metadata = Metadata(voice.config, 0, 0, dataset, {})
+    metadata = Metadata(voice.config, Position(), dataset, {})
     checkpoints.save(12, {"params": {"model_g": voice.parameters}}, metadata)
     checkpoints.close()
     return directory

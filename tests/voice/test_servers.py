@@ -29,6 +29,7 @@ from tests.voice import test_voice
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.export_onnx import main
+from vits_jax.state import Position
 from vits_jax.voice import export
 from vits_jax.voice.verify import Agreement
 
@@ -48,7 +49,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The voice of a checkpoint from before the languages were written in full."""
     voice, directory = test_voice.voice(), tmp_path_factory.mktemp("anna")
     checkpoints = Checkpoints(directory / "run", Keep())
-    metadata = Metadata(voice.config, 0, 0, dict(voice.dataset) | OLD_PAPERS, {})
+    metadata = Metadata(voice.config, Position(), dict(voice.dataset) | OLD_PAPERS, {})
     checkpoints.save(1, {"params": {"model_g": voice.parameters}}, metadata)
     checkpoints.close()
     path = directory / "voice" / "anna.onnx"

@@ -27,7 +27,8 @@ from vits_jax.checkpoints.source import UNHEARD
 from vits_jax.config import AudioConfig, Config, ModelConfig
 from vits_jax.config_checks import problems
 from vits_jax.errors import UserError
-from vits_jax.model.networks import parameter_shapes
+from vits_jax.model.networks import GENERATOR, parameter_shapes
+from vits_jax.state import Position, TrainState
 
 SEGMENT_FRAMES = 32  # Piper's
 _MOST_JSON_BYTES = 1 << 24
@@ -49,7 +50,7 @@ class Recovered(NamedTuple):
     def left_out(self) -> list[str]:
         """Tensors of the generator that such a graph does not hold."""
         return [
-            name for name in parameter_shapes(self.config)["model_g"] if name not in self.parameters
+            name for name in parameter_shapes(self.config)[GENERATOR] if name not in self.parameters
         ]
 
 
@@ -88,9 +89,9 @@ def write(out: str | Path, voice: Recovered) -> None:
         UserError: `out` is there already, or cannot be made.
         RunFailed: the disk is full.
     """
-    state = {"step": np.zeros((), np.int32), "params": {"model_g": dict(voice.parameters)}}
-    metadata = store.Metadata(voice.config, epoch=0, batch=0, dataset=voice.dataset, plan={})
-    saving.write_new(out, 0, state, metadata)
+    state = TrainState(np.zeros((), np.int32), {GENERATOR: dict(voice.parameters)})
+    metadata = store.Metadata(voice.config, Position(), dataset=voice.dataset, plan={})
+    saving.write_new(out, 0, state.to_dict(), metadata)
 
 
 # What the JSON says
@@ -275,7 +276,7 @@ def _parameters(config: Config, found: Weights, wrong: list[str]) -> dict[str, n
     """The generator's parameters; tensors too many, missing or of other shapes go to `wrong`."""
     trained = {
         name: shape
-        for name, shape in parameter_shapes(config)["model_g"].items()
+        for name, shape in parameter_shapes(config)[GENERATOR].items()
         if not name.startswith(UNHEARD)
     }
     # Of a normalised weight the graph holds the product, in the shape of v.

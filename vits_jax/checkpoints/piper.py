@@ -22,9 +22,9 @@ from vits_jax.config import Config, OptimizerConfig
 from vits_jax.config_checks import check
 from vits_jax.data.manifest import VoiceConfig
 from vits_jax.errors import UserError
-from vits_jax.model.networks import parameter_shapes
+from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, NETWORKS, parameter_shapes
+from vits_jax.state import Position, TrainState
 
-NETWORKS = ("model_g", "model_d")
 _UNUSED = "model_mrd"  # a third discriminator, which this trainer does not have
 _LIGHTNING = "2.5.0"  # the oldest whose checkpoints look like the ones written here
 
@@ -89,7 +89,7 @@ def _read(values: Mapping[str, Any], path: Path, voice: VoiceConfig | None) -> P
         given = {"sample_rate": voice.sample_rate, **given}
     elif "sample_rate" not in given:
         raise UserError(f"{path}: it does not say its sample rate: add --voice-config config.json")
-    config = infer_sizes(shapes["model_g"], shapes.get("model_d", {}), given, str(path))
+    config = infer_sizes(shapes[GENERATOR], shapes.get(DISCRIMINATOR, {}), given, str(path))
     expected = parameter_shapes(config)
     _compare(shapes, expected, config, voice, path)
     params = {network: {n: params[network][n] for n in expected[network]} for network in params}
@@ -98,8 +98,7 @@ def _read(values: Mapping[str, Any], path: Path, voice: VoiceConfig | None) -> P
     rates = _optimizer_config(values, given, settings, path)
     metadata = Metadata(
         Config(audio=config.audio, model=config.model, optimizer=rates),
-        epoch,
-        0,
+        Position(step, epoch),
         _dataset(config, voice),
         {},
         decay_from=epoch,
@@ -130,7 +129,7 @@ def _value(value: Any) -> Any:
 
 def _tensors(state_dict: Mapping[str, Any], path: Path) -> tuple[dict[str, Arrays], list[str]]:
     """Arrays by network and name, and the tensors of networks that there are not here."""
-    params: dict[str, Arrays] = {"model_g": {}}
+    params: dict[str, Arrays] = {GENERATOR: {}}
     left, wrong = [], []
     for name, tensor in state_dict.items():
         network, _, rest = str(name).partition(".")
@@ -145,7 +144,7 @@ def _tensors(state_dict: Mapping[str, Any], path: Path) -> tuple[dict[str, Array
             wrong.append(f"{name}: got {got}, expected floating-point numbers")
         else:
             params.setdefault(network, {})[rest] = array.astype(np.float32, copy=False)
-    if not params["model_g"]:
+    if not params[GENERATOR]:
         raise UserError(f"{path}: not a Piper checkpoint: no tensor of it begins with model_g.")
     _raise(wrong, path)
     return params, left
@@ -202,7 +201,7 @@ def _optimizers(
 ) -> tuple[dict[str, dict[str, Any]], list[Mapping[str, Any]]]:
     """Moments of each network by name, and each optimizer's ``param_groups[0]``."""
     states = values.get("optimizer_states") or []
-    if not states or "model_d" not in params:
+    if not states or DISCRIMINATOR not in params:
         return {}, []
     found, groups, wrong = {}, [], []
     try:
@@ -212,7 +211,7 @@ def _optimizers(
             (group,) = saved["param_groups"]
             groups.append(group)
             # A third discriminator's parameters come after the others' in its optimizer.
-            names = [*params[network], *(left if network == "model_d" else [])]
+            names = [*params[network], *(left if network == DISCRIMINATOR else [])]
             if len(group["params"]) != len(names):
                 wrong.append(
                     f"optimizer of {network}: got {len(group['params'])} parameters, "
@@ -305,15 +304,15 @@ def _whole(value: Any) -> int:
 # Writing
 
 
-def to_ckpt(state: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
+def to_ckpt(state: TrainState, metadata: Metadata) -> dict[str, Any]:
     """The content of a ``.ckpt`` that ``piper.train fit --ckpt_path`` continues from.
 
     Args:
-        state: ``step``, ``params`` and ``optimizer`` of both networks, as numpy arrays.
+        state: a whole one, of numpy arrays.
         metadata: the checkpoint's.
     """
     config, shapes = metadata.config, parameter_shapes(metadata.config)
-    step = int(state["step"])
+    step, position = int(state.step), metadata.position
     o = config.optimizer
     now, now_d = metadata.learning_rates()
     rates = (
@@ -321,26 +320,26 @@ def to_ckpt(state: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
         (o.learning_rate_d, now_d, o.lr_decay_d, o.betas_d),
     )
     return {
-        "epoch": metadata.epoch,
+        "epoch": position.epoch,
         "global_step": len(NETWORKS) * step,
         "pytorch-lightning_version": _LIGHTNING,
         "state_dict": {
-            f"{network}.{name}": state["params"][network][name]
+            f"{network}.{name}": state.params[network][name]
             for network in NETWORKS
             for name in shapes[network]
         },
-        "loops": {"fit_loop": _fit_loop(step, metadata.epoch, metadata.batch)},
+        "loops": {"fit_loop": _fit_loop(step, position.epoch, position.batch)},
         "callbacks": {},
         "optimizer_states": [
-            _optimizer_state(state["optimizer"][network], list(shapes[network]), o, rate)
+            _optimizer_state(state.optimizer[network], list(shapes[network]), o, rate)
             for network, rate in zip(NETWORKS, rates)
         ],
         "lr_schedulers": [
             {
                 "gamma": decay,
                 "base_lrs": [rate],
-                "last_epoch": metadata.epoch,
-                "_step_count": metadata.epoch + 1,
+                "last_epoch": position.epoch,
+                "_step_count": position.epoch + 1,
                 "_last_lr": [current],
             }
             for rate, current, decay, _ in rates

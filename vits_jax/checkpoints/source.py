@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -17,8 +17,9 @@ from vits_jax.checkpoints.digests import Damaged
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.data.manifest import read_voice_config
 from vits_jax.errors import UserError
-from vits_jax.model.networks import parameter_shapes
+from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, parameter_shapes
 from vits_jax.model.parameters import Parameters
+from vits_jax.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Source(Protocol):
     def generator(self, sharding: Sharding) -> Parameters:
         """The generator's parameters; those that speaking never reads may be zero."""
 
-    def state(self, target: Any) -> Any:
+    def state(self, target: TrainState) -> TrainState:
         """The whole state, for a target of `jax.ShapeDtypeStruct` with ``sharding``.
 
         Raises:
@@ -93,22 +94,22 @@ class _Stored:
         return store.restore(self.where, {"params": wanted})["params"]
 
     def generator(self, sharding: Sharding) -> Parameters:
-        needed, stored = parameter_shapes(self.metadata.config)["model_g"], self.shapes["model_g"]
+        needed, stored = parameter_shapes(self.metadata.config)[GENERATOR], self.shapes[GENERATOR]
         absent = [name for name in needed if name not in stored]
         lost = [name for name in absent if not name.startswith(UNHEARD)]
         if lost:
             raise UserError(f"{self.where}: the checkpoint lacks {', '.join(lost)}")
-        parameters = self.parameters({"model_g": stored}, sharding)["model_g"]
+        parameters = self.parameters({GENERATOR: stored}, sharding)[GENERATOR]
         zeros = {name: np.zeros(needed[name], np.float32) for name in absent}
         return parameters | jax.device_put(zeros, sharding)
 
-    def state(self, target: Any) -> Any:
+    def state(self, target: TrainState) -> TrainState:
         if not self.contents.has_optimizer:
             raise UserError(
                 f"{self.where}: it has no optimizer state: it cannot be continued; to start a new "
                 "run from its weights use --warmstart_ckpt"
             )
-        return store.restore(self.where, target)
+        return TrainState.from_dict(store.restore(self.where, target.to_dict()))
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,10 @@ class _Piper:
         }
 
     def generator(self, sharding: Sharding) -> Parameters:
-        names = {"model_g": self.checkpoint.params["model_g"]}
-        return self.parameters(names, sharding)["model_g"]
+        names = {GENERATOR: self.checkpoint.params[GENERATOR]}
+        return self.parameters(names, sharding)[GENERATOR]
 
-    def state(self, target: Any) -> Any:
+    def state(self, target: TrainState) -> TrainState:
         whole = numpy_state(self.checkpoint, self.where)
         return jax.tree.map(
             lambda x, t: _put(x.astype(t.dtype, copy=False), t.sharding), whole, target
@@ -155,7 +156,7 @@ def _put(array: np.ndarray, sharding: Sharding) -> jax.Array:
     return jax.device_put(array.copy(), sharding)  # the file may change, and a state is donated
 
 
-def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> dict[str, Any]:
+def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> TrainState:
     """The state of a run that a ``.ckpt`` holds, as numpy arrays.
 
     Raises:
@@ -168,14 +169,14 @@ def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> dict[str, Any
             f"which is not built here: it cannot be continued; {instead}"
         )
     if not checkpoint.optimizer:
-        lacks = "optimizer state" if "model_d" in checkpoint.params else "discriminators"
+        lacks = "optimizer state" if DISCRIMINATOR in checkpoint.params else "discriminators"
         raise UserError(f"{where}: it has no {lacks}: it cannot be continued; {instead}")
     optimizers = {
         network: moments | {"count": np.array(moments["count"], np.int32)}
         for network, moments in checkpoint.optimizer.items()
     }
     step = np.array(checkpoint.step, np.int32)
-    return {"step": step, "params": checkpoint.params, "optimizer": optimizers}
+    return TrainState(step, checkpoint.params, optimizers)
 
 
 def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) -> Source:

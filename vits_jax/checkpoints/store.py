@@ -32,6 +32,7 @@ from vits_jax.checkpoints import digests
 from vits_jax.checkpoints.digests import Damaged
 from vits_jax.config import Config
 from vits_jax.errors import UserError
+from vits_jax.state import Position, TrainState
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,15 +47,13 @@ _LIBRARIES = ("vits_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 class Metadata:
     """All of a checkpoint but its arrays.
 
-    ``epoch`` and ``batch`` (within the epoch) are what the run does next; the learning rates
-    have decayed since ``decay_from``, an epoch. ``dataset`` is
-    the dataset's ``config.json``, with the phoneme and speaker maps that speaking needs;
-    ``plan`` identifies data and order of the batches.
+    ``position`` is where the run goes on; the learning rates have decayed since
+    ``decay_from``, an epoch. ``dataset`` is the dataset's ``config.json``, with the phoneme and
+    speaker maps that speaking needs; ``plan`` identifies data and order of the batches.
     """
 
     config: Config
-    epoch: int
-    batch: int
+    position: Position
     dataset: Mapping[str, Any]
     plan: Mapping[str, Any]
     decay_from: int = 0
@@ -66,8 +65,7 @@ class Metadata:
             "format_version": FORMAT_VERSION,
             "digests": digests.NAME,  # without them it is not whole
             "position": {
-                "epoch": self.epoch,
-                "batch": self.batch,
+                **dataclasses.asdict(self.position),
                 "decay_from": self.decay_from,
             },
             "config": self.config.to_dict(),
@@ -90,8 +88,11 @@ class Metadata:
         try:
             return cls(
                 config=Config.from_dict(values["config"], str(where)),
-                epoch=values["position"]["epoch"],
-                batch=values["position"]["batch"],
+                position=Position(
+                    values["position"].get("step", _step_of(where)),
+                    values["position"]["epoch"],
+                    values["position"]["batch"],
+                ),
                 dataset=values["dataset"],
                 plan=values["plan"],
                 decay_from=values["position"].get("decay_from", 0),
@@ -101,8 +102,13 @@ class Metadata:
 
     def learning_rates(self) -> tuple[float, float]:
         """Of the generator and the discriminators, in the epoch that comes next."""
-        o, epochs = self.config.optimizer, self.epoch - self.decay_from
+        o, epochs = self.config.optimizer, self.position.epoch - self.decay_from
         return o.learning_rate * o.lr_decay**epochs, o.learning_rate_d * o.lr_decay_d**epochs
+
+
+def _step_of(step_dir: Path) -> int:
+    """By its name, which is all that the first releases said."""
+    return int(step_dir.name) if step_dir.name.isdecimal() else 0
 
 
 def resolve(path: str | Path) -> Path:
@@ -158,11 +164,12 @@ def read_contents(step_dir: Path) -> Contents:
         raise Damaged(f"{step_dir / digests.NAME}: missing: it was saved with the rest")
     metadata = Metadata.from_json(stored.custom_metadata, step_dir)
     try:
+        state = TrainState.from_dict(stored.metadata)
         shapes = {
             network: {name: tuple(array.shape) for name, array in arrays.items()}
-            for network, arrays in stored.metadata["params"].items()
+            for network, arrays in state.params.items()
         }
-        return Contents(metadata, shapes, "optimizer" in stored.metadata)
+        return Contents(metadata, shapes, bool(state.optimizer))
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{step_dir}: damaged: its index is not what was saved") from error
 

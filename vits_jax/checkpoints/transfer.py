@@ -17,6 +17,7 @@ import numpy as np
 
 from vits_jax.checkpoints.source import Shapes, Source
 from vits_jax.errors import UserError
+from vits_jax.model.networks import GENERATOR
 from vits_jax.model.parameters import Parameters
 
 _LOGGER = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Transfer:
 
     def apply(self, fresh: dict[str, Parameters], source: Source) -> dict[str, Parameters]:
         """The new model's parameters; `fresh` are its initial ones."""
-        sharding = fresh["model_g"][_SYMBOLS].sharding
+        sharding = fresh[GENERATOR][_SYMBOLS].sharding
         names: dict[str, list[str]] = {}
         for full in self.taken:
             network, _, name = full.partition(".")
@@ -94,7 +95,7 @@ def from_single_speaker(source: Source, target: Mapping[str, Shapes]) -> Transfe
             missing, superfluous or of another shape; all of them in one line.
     """
     flag = "--resume_from_single_speaker_checkpoint"
-    if _SPEAKERS not in target["model_g"]:
+    if _SPEAKERS not in target[GENERATOR]:
         raise UserError(
             f"{flag}: the dataset has num_speakers 1, expected more: "
             "to go on with the same speaker use --resume_from_checkpoint"
@@ -109,7 +110,7 @@ def from_single_speaker(source: Source, target: Mapping[str, Shapes]) -> Transfe
     there, here = _flat(source.shapes), _flat(target)
     for name, shape in here.items():
         network, _, bare = name.partition(".")
-        if network == "model_g" and hears_speaker(bare):
+        if network == GENERATOR and hears_speaker(bare):
             transfer.fresh[name] = "it hears the speaker"
         elif network not in source.shapes:
             transfer.fresh[name] = f"the checkpoint has no {network}"
@@ -194,7 +195,7 @@ def _rows(
     found = {}
     for key, table in (("speaker_id_map", _SPEAKERS), ("phoneme_id_map", _SYMBOLS)):
         old, new = (_row_names(values.get(key)) for values in (source.metadata.dataset, dataset))
-        there, here = source.shapes["model_g"].get(table), target["model_g"].get(table)
+        there, here = source.shapes[GENERATOR].get(table), target[GENERATOR].get(table)
         if old and new and there and here and (old != new or there != here):
             both = [(new[name], old[name]) for name in new if name in old]
             both = [(t, s) for t, s in both if t < here[0] and s < there[0]]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from vits_jax.checkpoints import piper, saving, store
+from vits_jax.checkpoints import piper, saving
 from vits_jax.checkpoints import torch as torch_files
 from vits_jax.checkpoints.source import numpy_state, open_checkpoint
 from vits_jax.data.manifest import read_voice_config
 from vits_jax.errors import UserError
-from vits_jax.model.networks import parameter_shapes
+from vits_jax.state import TrainState, abstract_state
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,14 +39,14 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
     if whole:
         state = numpy_state(checkpoint, path)
     else:
-        state = {"step": np.array(checkpoint.step, np.int32), "params": checkpoint.params}
+        state = TrainState(np.array(checkpoint.step, np.int32), checkpoint.params)
     for name in checkpoint.left:
         _LOGGER.info("left out: %s", name)
-    step_dir = saving.write_new(output, checkpoint.step, state, checkpoint.metadata)
+    step_dir = saving.write_new(output, checkpoint.step, state.to_dict(), checkpoint.metadata)
     _LOGGER.info(
         "%s: %d tensors, step %d, epoch %d%s",
         *(step_dir, sum(map(len, checkpoint.params.values()))),
-        *(checkpoint.step, checkpoint.metadata.epoch),
+        *(checkpoint.step, checkpoint.metadata.position.epoch),
         "" if whole else "; weights alone, it cannot be continued: --warmstart_ckpt starts from it",
     )
     return step_dir
@@ -70,24 +69,10 @@ def export_ckpt(checkpoint: Path, output: Path, voice_config: Path | None = None
             f"{source.where}: --discriminator-width {width}: Piper's discriminators are "
             f"{PIPER_WIDTH} wide, it cannot load others"
         )
-    values = piper.to_ckpt(jax.device_get(source.state(_target(metadata))), metadata)
+    target = abstract_state(metadata.config, SingleDeviceSharding(jax.devices()[0]))
+    values = piper.to_ckpt(jax.device_get(source.state(target)), metadata)
     torch_files.write_ckpt(values, output)
     _LOGGER.info(
         "%s: epoch %d, global_step %d (two a batch)",
         *(output, values["epoch"], values["global_step"]),
     )
-
-
-def _target(metadata: store.Metadata) -> dict[str, Any]:
-    """The state of a run with this configuration, as shapes on the first device."""
-    sharding = SingleDeviceSharding(jax.devices()[0])
-    params = {
-        network: {
-            name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
-            for name, shape in shapes.items()
-        }
-        for network, shapes in parameter_shapes(metadata.config).items()
-    }
-    count = jax.ShapeDtypeStruct((), np.int32, sharding=sharding)
-    optimizer = {n: {"count": count, "mu": p, "nu": p} for n, p in params.items()}
-    return {"step": count, "params": params, "optimizer": optimizer}

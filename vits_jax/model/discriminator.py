@@ -2,23 +2,64 @@
 
 A training step needs two gradients from them: of their own loss with respect to their
 parameters, over real and generated audio, and of the generator's loss with respect to
-the generated audio alone. Both come from one forward pass: between feature maps the
-network is linear but for leaky ReLUs, whose slopes the feature maps show by their
-sign. ``linearised`` is that linear function, and its transpose the second gradient.
+the generated audio alone. Both come from one forward pass, of whatever a discriminator is
+made (`Discriminator`). Of these here the second one is cheap: between feature maps they are
+linear but for leaky ReLUs, whose slopes the feature maps show by their sign, so that only
+the half of the batch that was generated is pulled back.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vits_jax.config import ModelConfig
-from vits_jax.model.layers import LEAKY_SLOPE, WeightNorm, conv1d, leaky_relu
+from vits_jax.model.layers import LEAKY_SLOPE, WeightNorm, conv1d, leaky_relu, total
 
 PERIODS = (2, 3, 5, 7, 11)
 PIPER_WIDTH = 1024
 Features = list[jax.Array]  # of one sub-discriminator, layer by layer, the decision last
+
+
+class Discriminator(nnx.Module):
+    """One judge of audio: feature maps of it, and how they pull back to it.
+
+    To add one, write ``__call__``, and put it into `MultiPeriodDiscriminator.discriminators`.
+    """
+
+    def __call__(self, audio: jax.Array) -> Features:
+        """Feature maps ``[B, ...]`` of ``audio [B, T]``, the decision last."""
+        raise NotImplementedError
+
+    def forward(self, real: jax.Array, generated: jax.Array) -> tuple[Features, Any]:
+        """Feature maps of real and generated audio, each ``[B, T]``, as one batch ``[2B, ...]``.
+
+        Returns:
+            The feature maps, and what `pull_back` needs of this pass: a tree of arrays.
+        """
+
+        def both(generated: jax.Array) -> Features:
+            return self(jnp.concatenate([real, generated]))
+
+        return jax.vjp(both, generated)
+
+    def pull_back(
+        self, saved: Any, features: Features, cotangents: Features, generated: jax.Array
+    ) -> jax.Array:
+        """The gradient to the generated audio, ``[B, T]``.
+
+        Args:
+            saved: what `forward` returned.
+            features: the feature maps of the generated audio, ``[B, ...]``.
+            cotangents: the gradients to them.
+            generated: the audio.
+        """
+        (to_audio,) = saved([jnp.concatenate([jnp.zeros_like(c), c]) for c in cotangents])
+        return to_audio
 
 
 class DiscriminatorConv(WeightNorm):
@@ -49,7 +90,7 @@ class DiscriminatorConv(WeightNorm):
         return y + self.bias[...].astype(y.dtype)
 
 
-class SubDiscriminator(nnx.Module):
+class SubDiscriminator(Discriminator):
     """Convolutions with leaky ReLUs, over a signal folded by a period (1: not folded)."""
 
     period: int
@@ -73,7 +114,19 @@ class SubDiscriminator(nnx.Module):
             features.append(x)
         return self._per_row([*features, self.conv_post(x)])
 
-    def linearised(self, features: Features, tangent: jax.Array) -> Features:
+    def forward(self, real: jax.Array, generated: jax.Array) -> tuple[Features, Any]:
+        """See `Discriminator`; the feature maps are all that is needed."""
+        return self(jnp.concatenate([real, generated])), None
+
+    def pull_back(
+        self, saved: Any, features: Features, cotangents: Features, generated: jax.Array
+    ) -> jax.Array:
+        """See `Discriminator`: the transpose of the linear function between feature maps."""
+        linear = functools.partial(self._linearised, features)
+        (to_audio,) = jax.linear_transpose(linear, generated)(cotangents)
+        return to_audio
+
+    def _linearised(self, features: Features, tangent: jax.Array) -> Features:
         """Change of the feature maps for a change ``tangent [B, T]`` of their audio."""
         x, changes = self.fold(tangent), []
         for conv, feature in zip(self.convs, features):
@@ -130,15 +183,39 @@ class MultiPeriodDiscriminator(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         scale = config.discriminator_width / PIPER_WIDTH
-        self.discriminators: nnx.List[SubDiscriminator]
+        self.discriminators: nnx.List[Discriminator]
         self.discriminators = nnx.List([DiscriminatorS(scale, rngs=rngs)])
         for period in PERIODS:
             self.discriminators.append(DiscriminatorP(period, scale, rngs=rngs))
 
     def __call__(self, audio: jax.Array) -> list[Features]:
-        """Feature maps of every sub-discriminator for ``audio [B, T]``."""
-        return [discriminator(audio) for discriminator in self.discriminators]
+        """Feature maps of every discriminator for ``audio [B, T]``."""
+        features = []
+        for i, discriminator in enumerate(self.discriminators):
+            with jax.named_scope(f"discriminator_{i}"):
+                features.append(discriminator(audio))
+        return features
 
-    def linearised(self, features: list[Features], tangent: jax.Array) -> list[Features]:
-        """Change of ``features``, which are those of some audio, as that changes by ``tangent``."""
-        return [d.linearised(f, tangent) for d, f in zip(self.discriminators, features)]
+    def forward(self, real: jax.Array, generated: jax.Array) -> tuple[list[Features], list[Any]]:
+        """See `Discriminator`, of each."""
+        passes = []
+        for i, discriminator in enumerate(self.discriminators):
+            with jax.named_scope(f"discriminator_{i}"):
+                passes.append(discriminator.forward(real, generated))
+        return [features for features, _ in passes], [saved for _, saved in passes]
+
+    def pull_back(
+        self,
+        saved: list[Any],
+        features: list[Features],
+        cotangents: list[Features],
+        generated: jax.Array,
+    ) -> jax.Array:
+        """See `Discriminator`: the sum over all of them, ``[B, T]``."""
+        parts = []
+        for i, discriminator in enumerate(self.discriminators):
+            with jax.named_scope(f"discriminator_{i}"):
+                parts.append(
+                    discriminator.pull_back(saved[i], features[i], cotangents[i], generated)
+                )
+        return total(reversed(parts))

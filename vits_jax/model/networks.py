@@ -17,6 +17,9 @@ from vits_jax.model.discriminator import MultiPeriodDiscriminator
 from vits_jax.model.parameters import Parameters, flatten
 from vits_jax.model.synthesizer import Synthesizer
 
+GENERATOR, DISCRIMINATOR = NETWORKS = ("model_g", "model_d")
+"""Names of the networks, in a state and in its checkpoints; Piper's, who numbers them so."""
+
 
 class Networks(NamedTuple):
     """Modules to ``bind`` parameters to; their own are shapes only."""
@@ -74,7 +77,7 @@ def parameter_shapes(config: Config) -> Mapping[str, Mapping[str, tuple[int, ...
 
     def build() -> Networks:
         networks = _build(config, _Draws())
-        for name, network in zip(("model_g", "model_d"), networks):
+        for name, network in zip(NETWORKS, networks):
             found[name] = types.MappingProxyType(dict(_walk(network)))
         return networks
 
@@ -102,4 +105,4 @@ def initial_parameters(config: Config, key: jax.Array) -> dict[str, Parameters]:
         jax.random.normal(for_normal, (counting.used["normal"],)),
     )
     generator, discriminator = _build(config, draws)
-    return {"model_g": flatten(generator), "model_d": flatten(discriminator)}
+    return {GENERATOR: flatten(generator), DISCRIMINATOR: flatten(discriminator)}

@@ -56,7 +56,7 @@ class Events:
         self._file = None
 
     def _write(self, events: Sequence[Event]) -> None:
-        if self._run_dir is None:
+        if self._run_dir is None or not events:
             return
         try:
             if self._file is None:

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import math
-import signal
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vits_jax import device_memory
-from vits_jax.checkpoints import store
-from vits_jax.compilation import CompiledByShape, jit
-from vits_jax.config import Config, RunConfig, write_yaml
+from vits_jax.checkpoints.store import Metadata
+from vits_jax.compilation import CompiledByShape
+from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check, check_batch
-from vits_jax.data.batches import Batch, Plan, batches
-from vits_jax.data.left_out import describe
-from vits_jax.data.manifest import Dataset, VoiceConfig, load_dataset, read_config
+from vits_jax.data.batches import Batch, batches
+from vits_jax.data.manifest import VoiceConfig, load_dataset, read_config
 from vits_jax.data.planning import Planner
-from vits_jax.data.split import Split, split
-from vits_jax.training.continuing import Start, find_start
-from vits_jax.training.logging import LAG, Pending, StepNumbers
+from vits_jax.data.split import split
+from vits_jax.state import Position
+from vits_jax.training import schedule
+from vits_jax.training.announcements import announce, conclude, warn_if_over
+from vits_jax.training.evaluation import Evaluator, due
+from vits_jax.training.examples import SpokenExamples
 from vits_jax.training.mesh import check_batch_size, make_mesh, put_rows, replicated
 from vits_jax.training.outputs import Outputs
+from vits_jax.training.progress import LAG, Pending, StepNumbers
 from vits_jax.training.run_directory import run_directory
 from vits_jax.training.skipping import Skipped
-from vits_jax.training.step import State, create_state, make_train_step
+from vits_jax.training.start import find_start
+from vits_jax.training.step import make_train_step
 from vits_jax.training.stopping import Stop, stop_signal
 from vits_jax.training.validation import Validation
-
-_LOGGER = logging.getLogger(__name__)
-
-DEFAULT_MAX_EPOCHS = 1000  # Lightning's
 
 
 @dataclass(frozen=True)
@@ -69,13 +63,7 @@ def train(config: Config, given: Set[str] | None = None) -> Outcome:
     """
     check(config)
     config = _of_dataset(config, read_config(str(config.data.dataset_dir)))
-    with (
-        run_directory(config) as run_dir,
-        stop_signal() as stop,
-        logging_redirect_tqdm(),
-        # float32 as it says: accelerators would round the operands of products to fewer bits.
-        jax.default_matmul_precision("highest"),
-    ):
+    with run_directory(config) as run_dir, stop_signal() as stop, logging_redirect_tqdm():
         return _train(config, given, run_dir, stop)
 
 
@@ -105,28 +93,25 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
     per_epoch, identity = planner.batches_per_epoch(plan), planner.identity(plan)
     if run_dir is not None:
         write_yaml(config, run_dir / "config.yaml")
-    _announce(config, mesh, dataset, parts, plan)
+    announce(config, mesh, dataset, parts, plan)
     shapes = [(b.rows, b.phonemes, b.frames) for b in plan.used_buckets]
     device_memory.announce(config, shapes, mesh)
 
     # State
     advice = "use a smaller --quality, or a device with more memory"
     with device_memory.explained(lambda: ("the state of model and optimizers", None), advice):
-        state = _make_state(config, mesh, start)
-        step, epoch, batch = int(state["step"]), start.epoch, start.batch
+        state = start.state(config, mesh)
+        step, epoch, batch = int(state.step), start.position.epoch, start.position.batch
 
     # Step
     train_step = CompiledByShape(make_train_step(config, mesh), "training step")
-    validation = Validation(config, mesh, dataset, plan, parts.validation, parts.test)
+    evaluators: list[Evaluator] = [Validation(config, mesh, dataset, plan, parts.validation)]
+    if not run.fast_dev_run:
+        evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test))
 
     # Loop
-    end = _end(run, step, epoch, batch, per_epoch)
-    if start.source is not None and step >= end:
-        _LOGGER.warning(
-            "nothing is left to train: %s is at step %d, epoch %d, and --max_steps or --max_epochs "
-            "ends the run there or before",
-            *(start.source.where, step, epoch),
-        )
+    end = schedule.last_step(run, Position(step, epoch, batch), per_epoch)
+    warn_if_over(start, Position(step, epoch, batch), end)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with Outputs(run_dir, run, step, end) as output, train_step.waiting():
@@ -140,16 +125,15 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
 
         def save() -> None:
             report(lag=0)
-            metadata = store.Metadata(
-                config, epoch, batch, dataset.config.raw, identity, start.decay_from
-            )
-            output.save(step, state, metadata)
+            position = Position(step, epoch, batch)
+            raw = dataset.config.raw
+            output.save(state, Metadata(config, position, raw, identity, start.decay_from))
 
         def ending() -> bool:
             return step >= end or stop.asked or skipped.too_many
 
         while not ending():
-            rates = _learning_rates(config, epoch - start.decay_from)
+            rates = schedule.learning_rates(config, epoch - start.decay_from)
             rates_on_devices = jax.device_put(rates, replicated(mesh))
             planned = plan.epoch(epoch)
             for bucket, rows in batches(dataset, plan, epoch, batch, per_epoch - batch):
@@ -172,28 +156,22 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
                 report()
                 if batch == per_epoch or ending():
                     break
-                if output.due(step, epoch, batch):
+                if output.due(Position(step, epoch, batch)):
                     save()
             if batch == per_epoch:
                 epoch, batch = epoch + 1, 0
-                # Saved before anything that could fail: validation is such a thing.
-                if output.due(step, epoch, batch) or step >= end:
+                position = Position(step, epoch, batch)
+                # Saved before anything that could fail: an evaluation is such a thing.
+                if output.due(position) or step >= end:
                     save()
-                if not stop.asked and (
-                    run.fast_dev_run or epoch % run.check_val_every_n_epoch == 0
-                ):
-                    report(lag=0)
-                    output.validate(validation, state, step, stop)
+                for evaluator in evaluators:
+                    if due(evaluator, position) and not stop.asked:
+                        report(lag=0)
+                        output.evaluate(evaluator, state, position, stop)
         save()
     if skipped.too_many:
         raise skipped.failure(run_dir, checkpoint=step)
-    _LOGGER.info(
-        "%s after %d steps: epoch %d, batch %d of %d",
-        "done" if stop.signal is None else f"stopped by {signal.Signals(stop.signal).name}",
-        *(step, epoch, batch, per_epoch),
-    )
-    for line in dataset.summary():
-        _LOGGER.info("%s", line)
+    conclude(Position(step, epoch, batch), per_epoch, stop.signal, dataset)
     return Outcome(run_dir, step, epoch, batch, stop.signal)
 
 
@@ -210,71 +188,6 @@ def _of_dataset(config: Config, voice: VoiceConfig) -> Config:
     return config
 
 
-def _end(run: RunConfig, step: int, epoch: int, batch: int, per_epoch: int) -> float:
-    """The step at which the run ends; infinity if neither epochs nor steps are limited."""
-    max_epochs = run.max_epochs
-    if run.fast_dev_run:
-        max_epochs = epoch + 1
-    elif max_epochs is None:
-        max_epochs = DEFAULT_MAX_EPOCHS if run.max_steps < 0 else -1
-    by_epochs = step + max(0, (max_epochs - epoch) * per_epoch - batch)
-    return min(
-        math.inf if max_epochs < 0 else by_epochs,
-        math.inf if run.max_steps < 0 else run.max_steps,
-    )
-
-
 def _seconds(batch: Batch, config: Config) -> float:
     """Of speech in a batch."""
     return float(batch["audio_lengths"] @ batch["weight"]) / config.audio.sample_rate
-
-
-def _learning_rates(config: Config, epochs: int) -> dict[str, np.float32]:
-    """Both networks' rates after so many epochs, of which each decays them once."""
-    o = config.optimizer
-    rates = {
-        "learning_rate": o.learning_rate * o.lr_decay**epochs,
-        "learning_rate_d": o.learning_rate_d * o.lr_decay_d**epochs,
-    }
-    return {name: np.float32(rate) for name, rate in rates.items()}
-
-
-def _make_state(config: Config, mesh: Mesh, start: Start) -> State:
-    """Fresh, or from the checkpoint; a copy on every device."""
-    fresh = functools.partial(create_state, config)
-    key = jax.random.key(config.run.seed)
-    if start.source is None or start.transfer is not None:
-        platform = mesh.devices.flat[0].platform
-        state = jit(fresh, platform, out_shardings=replicated(mesh))(key)
-        if start.transfer is not None and start.source is not None:
-            state["params"] = start.transfer.apply(state["params"], start.source)
-        return state
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(fresh, key),
-    )
-    return start.source.state(target)
-
-
-def _announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: Plan) -> None:
-    """Say what will be trained on, where, in which shapes, and what will be kept."""
-    run = config.run
-    for line in describe(dataset.left_out, limit=20):
-        _LOGGER.warning("%s", line)
-    for section, values in config.to_dict().items():
-        _LOGGER.info("%s: %s", section, " ".join(f"{k}={v}" for k, v in values.items()))
-    _LOGGER.info(
-        "%d utterances to train on (%.2f h in all), %d to validate on, %d to speak",
-        *(len(parts.train), dataset.seconds / 3600, len(parts.validation), len(parts.test)),
-    )
-    shapes = ", ".join(f"{b.rows} x {b.phonemes} x {b.frames}" for b in plan.used_buckets)
-    _LOGGER.info(
-        "%d x %s; %d batches an epoch; shapes to compile: %d (rows x phonemes x frames: %s); "
-        "%.1f %% padding",
-        *(mesh.size, mesh.devices.flat[0].device_kind),
-        *(plan.steps_per_epoch, len(plan.used_buckets), shapes),
-        100 * plan.padding,
-    )
-    newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
-    for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""
-    _LOGGER.info("checkpoints kept: %s, the best %d%s", newest, run.keep_best, for_ever)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import optax
 
 from vits_jax.model.parameters import Parameters
-
-OptimizerState = dict[str, Any]  # {"count": int32, "mu": Parameters, "nu": Parameters}
-
-
-def init(parameters: Parameters) -> OptimizerState:
-    """No step taken, both moments zero."""
-    return optax.scale_by_adam().init(parameters)._asdict()
+from vits_jax.state import OptimizerState
 
 
 def update(

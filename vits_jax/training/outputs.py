@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -11,13 +10,11 @@ from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import RunConfig
 from vits_jax.errors import RunFailed
+from vits_jax.state import Position, TrainState
+from vits_jax.training.evaluation import Evaluator
 from vits_jax.training.events import Events
-from vits_jax.training.logging import Progress
-from vits_jax.training.step import State
+from vits_jax.training.progress import Progress
 from vits_jax.training.stopping import Stop
-from vits_jax.training.validation import Validation
-
-_LOGGER = logging.getLogger(__name__)
 
 OF_AN_EPOCH = 1 / 3  # of checkpoint_minutes: at the end of an epoch a save is due sooner
 
@@ -84,27 +81,27 @@ class Outputs:
             self.progress.close()
             self.events.close()
 
-    def due(self, step: int, epoch: int, batch: int) -> bool:
+    def due(self, position: Position) -> bool:
         """Whether a checkpoint is, at this position."""
-        return self._saves.within_epoch(step) if batch else self._saves.at_end(epoch, step)
+        if position.batch:
+            return self._saves.within_epoch(position.step)
+        return self._saves.at_end(position.epoch, position.step)
 
-    def save(self, step: int, state: State, metadata: Metadata) -> None:
+    def save(self, state: TrainState, metadata: Metadata) -> None:
         """Save a checkpoint, if this step has none."""
         if self._checkpoints is not None:
             with self.progress.other_work():
-                self._checkpoints.save(step, state, metadata)
+                self._checkpoints.save(metadata.position.step, state.to_dict(), metadata)
             self._saves.saved()
 
-    def validate(self, validation: Validation, state: State, step: int, stop: Stop) -> None:
-        """Validate; the checkpoint of this step learns its mel loss."""
-        whole = self._run.fast_dev_run == 0
+    def evaluate(
+        self, evaluator: Evaluator, state: TrainState, position: Position, stop: Stop
+    ) -> None:
+        """Evaluate, into the events; the checkpoint of this step learns how good it is."""
         with self.progress.other_work():
-            losses = validation.losses(state, self._run.fast_dev_run or None, stop)
-            self.events.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
-            if self._checkpoints is not None and "mel" in losses:
-                self._checkpoints.attach(step, {"mel": losses["mel"]})
-            if whole:
-                validation.speak(state, step, self.events, stop)
-        if losses:
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            _LOGGER.info("validation after step %d: %s", step, shown)
+            found = evaluator(state, position, stop)
+            self.events.scalars(position.step, found.scalars)
+            if self._checkpoints is not None and found.keep_by:
+                self._checkpoints.attach(position.step, found.keep_by)
+            for sound in found.sounds:
+                self.events.audio(position.step, sound.name, sound.audio, sound.sample_rate)

@@ -23,7 +23,7 @@ from vits_jax.checkpoints.store import DIRECTORY
 from vits_jax.data.batches import Batch
 from vits_jax.data.manifest import Dataset
 from vits_jax.errors import RunFailed, UserError
-from vits_jax.training.logging import StepNumbers
+from vits_jax.training.progress import StepNumbers
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""After an epoch: the losses of the validation set, and the test examples spoken."""
+"""An evaluator: the losses of the validation set."""
 
 from __future__ import annotations
 
@@ -10,42 +10,38 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vits_jax import device_memory
 from vits_jax.compilation import CompiledByShape
 from vits_jax.config import Config
 from vits_jax.data.batches import Batch, Plan, batches, validation_plan
-from vits_jax.data.buckets import Bucket, round_up
+from vits_jax.data.buckets import Bucket
 from vits_jax.data.manifest import Dataset
-from vits_jax.training.events import Events
+from vits_jax.state import Position, TrainState
+from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.mesh import put_rows, replicated
 from vits_jax.training.skipping import shortened, utterances
-from vits_jax.training.step import State, make_eval_step
+from vits_jax.training.step import make_eval_step
 from vits_jax.training.stopping import Stop
-from vits_jax.voice import speech
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class Validation:
-    """Compiled once: its batches have training's shapes, its examples all the same one.
+    """Compiled once: its batches have training's shapes.
 
     Args:
         plan: of training. What fits none of its buckets is not validated on: it would set the
             memory of the run, and compile a shape of its own.
         rows: of the dataset, to take losses of.
-        examples: rows of the dataset to speak.
+
+    Attributes:
+        every: epochs between two validations.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        mesh: Mesh,
-        dataset: Dataset,
-        plan: Plan,
-        rows: np.ndarray,
-        examples: np.ndarray,
-    ):
-        self._config, self._mesh, self._dataset, self._examples = config, mesh, dataset, examples
+    def __init__(self, config: Config, mesh: Mesh, dataset: Dataset, plan: Plan, rows: np.ndarray):
+        run = config.run
+        self.every = 1 if run.fast_dev_run else run.check_val_every_n_epoch
+        self._most_batches = run.fast_dev_run or None
+        self._mesh, self._dataset = mesh, dataset
         self._plan, too_long = validation_plan(plan, dataset, rows)
         largest = plan.used_buckets[-1]
         if len(too_long):
@@ -59,29 +55,35 @@ class Validation:
                 ),
                 *(largest.phonemes, largest.frames, shortened(utterances(dataset, too_long))),
             )
-        # Room for each example's text; speech beyond the frames is cut off.
-        longest = round_up(dataset.id_lengths[examples]).max(initial=largest.phonemes)
-        self._shape = (int(longest), largest.frames)
         self._step = CompiledByShape(make_eval_step(config, mesh), "validation step")
-        self._stages = speech.make_stages(config, mesh.devices.flat[0].platform)
 
     @property
     def compiled(self) -> CompiledByShape:
         """The validation step."""
         return self._step
 
-    def losses(
-        self, state: State, most_batches: int | None = None, stop: Stop | None = None
-    ) -> dict[str, float]:
+    def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
+        """The losses as ``validation/NAME``; the mel loss tells how good a checkpoint is."""
+        losses = self.losses(state, position.step, stop)
+        if losses:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            _LOGGER.info("validation after step %d: %s", position.step, shown)
+        return Evaluation(
+            {f"validation/{name}": value for name, value in losses.items()},
+            keep_by={"mel": losses["mel"]} if "mel" in losses else {},
+        )
+
+    def losses(self, state: TrainState, step: int, stop: Stop) -> dict[str, float]:
         """Means over the validation set; empty without one, and where `stop` ended it early.
 
         A mean that is not finite is left out, after a warning that names its utterances.
         """
         count = self._plan.steps_per_epoch
-        count = count if most_batches is None else min(count, most_batches)
+        if self._most_batches is not None:
+            count = min(count, self._most_batches)
         sums, first_row = [], 0
         for bucket, rows in batches(self._dataset, self._plan, 0, 0, count):
-            if stop is not None and stop.asked:
+            if stop.asked:
                 return {}
             sums.append(self._sums(state, bucket, rows, first_row))
             first_row += bucket.rows
@@ -91,22 +93,22 @@ class Validation:
             numbers = [{n: float(v) for n, v in part.items()} for part in jax.device_get(sums)]
         broken = [i for i, part in enumerate(numbers) if not all(map(math.isfinite, part.values()))]
         if broken:
-            self._warn(state, broken)
+            self._warn(state, step, broken)
         totals = {name: sum(part[name] for part in numbers) for name in numbers[0]}
         weight = totals.pop("weight")
         means = {name: total / weight for name, total in totals.items()}
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
     def _sums(
-        self, state: State, bucket: Bucket, rows: Batch, first_row: int
+        self, state: TrainState, bucket: Bucket, rows: Batch, first_row: int
     ) -> dict[str, jax.Array]:
         with jax.transfer_guard("disallow"):
             batch = put_rows(rows, self._mesh)
             row = jax.device_put(np.int32(first_row), replicated(self._mesh))
             shape = (bucket.rows, bucket.phonemes, bucket.frames)
-            return self._step(shape, state["params"], batch, row)
+            return self._step(shape, state.params, batch, row)
 
-    def _warn(self, state: State, broken: Sequence[int]) -> None:
+    def _warn(self, state: TrainState, step: int, broken: Sequence[int]) -> None:
         """Name what is not finite: in the first batch that is broken, each row by itself."""
         index = broken[0]
         ((bucket, rows),) = batches(self._dataset, self._plan, 0, index, 1)
@@ -122,38 +124,5 @@ class Validation:
         _LOGGER.warning(
             "validation after step %d: losses of %d of %d batches are not finite, in the first "
             "of them those of %s; training goes on, this checkpoint has no validation loss",
-            *(int(state["step"]), len(broken), self._plan.steps_per_epoch, named),
+            *(step, len(broken), self._plan.steps_per_epoch, named),
         )
-
-    def speak(self, state: State, step: int, events: Events, stop: Stop | None = None) -> None:
-        """Put the test examples into the events as audio, under their texts; `stop` ends it."""
-        cut = []
-        for number, row in enumerate(self._examples):
-            if stop is not None and stop.asked:
-                return
-            sentence = speech.Sentence(
-                self._dataset.phoneme_ids(row), int(self._dataset.speaker_ids[row])
-            )
-            with device_memory.explained(lambda: ("the test examples", None)):
-                (spoken,) = speech.speak(
-                    self._stages,
-                    state["params"]["model_g"],
-                    self._config,
-                    [sentence],
-                    speech.Settings(),
-                    shape=self._shape,
-                )
-            if spoken.durations.sum() > self._shape[1]:
-                cut.append(row)
-            tag = self._dataset.text(row) or str(number)
-            events.audio(step, tag, spoken.audio, self._config.audio.sample_rate)
-        if cut:
-            seconds = (
-                self._shape[1] * self._config.audio.hop_length / self._config.audio.sample_rate
-            )
-            _LOGGER.info(
-                "test examples after step %d: %d of %d cut off at %.1f s, the longest that is "
-                "trained on: %s",
-                *(step, len(cut), len(self._examples), seconds),
-                shortened(utterances(self._dataset, cut)),
-            )

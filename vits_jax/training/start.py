@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import jax
+from jax.sharding import Mesh
 
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.source import Source, open_checkpoint, open_newest
 from vits_jax.checkpoints.transfer import VOCODER, Transfer, from_single_speaker, warm_start
+from vits_jax.compilation import jit
 from vits_jax.config import Config, OptimizerConfig
 from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batches import Plan
 from vits_jax.data.planning import Planner
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
+from vits_jax.state import Position, TrainState, abstract_state, create_state
+from vits_jax.training.mesh import replicated
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -49,11 +56,22 @@ class Start:
     """
 
     plan: Plan
-    epoch: int = 0
-    batch: int = 0
+    position: Position = field(default_factory=Position)
     source: Source | None = None
     transfer: Transfer | None = None
     decay_from: int = 0
+
+    def state(self, config: Config, mesh: Mesh) -> TrainState:
+        """Fresh, or from the checkpoint; a copy on every device."""
+        fresh = functools.partial(create_state, config)
+        if self.source is None or self.transfer is not None:
+            platform = mesh.devices.flat[0].platform
+            make = jit(fresh, platform, out_shardings=replicated(mesh))
+            state = make(jax.random.key(config.run.seed))
+            if self.transfer is not None and self.source is not None:
+                return state.replace(params=self.transfer.apply(state.params, self.source))
+            return state
+        return self.source.state(abstract_state(config, replicated(mesh)))
 
 
 def find_start(
@@ -156,7 +174,7 @@ def _resume(
         # What the user says of the rates counts from here on, from the rates there are.
         rate, rate_d = metadata.learning_rates()
         optimizer = dataclasses.replace(optimizer, learning_rate=rate, learning_rate_d=rate_d)
-        decay_from = metadata.epoch
+        decay_from = metadata.position.epoch
     config = _with_optimizer(config, optimizer, given)
     _LOGGER.info("resuming %s", source.where)
     return config, dataclasses.replace(_go_on(source, planner), decay_from=decay_from)
@@ -164,18 +182,18 @@ def _resume(
 
 def _go_on(source: Source, planner: Planner) -> Start:
     """Where the checkpoint stopped, or at the start of its epoch if the batches are others now."""
-    metadata = source.metadata
-    plan, batch = planner.again(metadata.plan), metadata.batch
+    metadata, position = source.metadata, source.metadata.position
+    plan = planner.again(metadata.plan)
     if plan is None:
         plan = planner.new()
-        if batch:
+        if position.batch:
             _LOGGER.warning(
                 "batches are made another way than those of %s: going on at the start of epoch %d, "
                 "of which %d batches were done",
-                *(source.where, metadata.epoch, batch),
+                *(source.where, position.epoch, position.batch),
             )
-        batch = 0
-    return Start(plan, metadata.epoch, batch, source, decay_from=metadata.decay_from)
+        position = dataclasses.replace(position, batch=0)
+    return Start(plan, position, source, decay_from=metadata.decay_from)
 
 
 def _with_optimizer(config: Config, theirs: OptimizerConfig, given: Set[str] | None) -> Config:

@@ -1,0 +1,99 @@
+"""The state of a training run, and its place in the data.
+
+Whoever makes, trains, saves, converts or reads a state knows its layout from here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Sharding
+from jax.tree_util import register_dataclass
+from jax.typing import DTypeLike
+
+from vits_jax.config import Config
+from vits_jax.model.networks import initial_parameters, parameter_shapes
+from vits_jax.model.parameters import Parameters
+
+OptimizerState = dict[str, Any]  # {"count": int32 [], "mu": Parameters, "nu": Parameters}
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is: ``step`` updates done; next is batch ``batch`` of epoch ``epoch``."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """A tree of arrays, by network (``NETWORKS``).
+
+    Attributes:
+        step: int32 ``[]``, updates done, skipped ones too.
+        params: ``{network: {name: array}}``.
+        optimizer: AdamW's moments of each network; empty for weights alone.
+        averages: averaged parameters, laid out like `params`; empty where a run keeps none.
+    """
+
+    step: Any
+    params: dict[str, dict[str, Any]]
+    optimizer: dict[str, OptimizerState] = field(default_factory=dict)
+    averages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it lies in a checkpoint: without what it does not have."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: part for name, part in parts.items() if name == "step" or part}
+
+    @classmethod
+    def from_dict(cls, parts: Mapping[str, Any]) -> TrainState:
+        """The reverse.
+
+        Raises:
+            TypeError: ``step`` or ``params`` is missing, or there is something else.
+        """
+        return cls(**parts)
+
+    def replace(self, **parts: Any) -> TrainState:
+        """With other parts."""
+        return dataclasses.replace(self, **parts)
+
+
+def create_state(config: Config, key: jax.Array) -> TrainState:
+    """A fresh run's state: step 0, Piper's initial values, AdamW's zero moments."""
+    return fresh_state(initial_parameters(config, key))
+
+
+def fresh_state(params: dict[str, Parameters]) -> TrainState:
+    """At step 0 with these parameters, both moments of each zero."""
+    optimizer = {name: optax.scale_by_adam().init(p)._asdict() for name, p in params.items()}
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer)
+
+
+def abstract_state(
+    config: Config, sharding: Sharding | None = None, dtype: DTypeLike = jnp.float32
+) -> TrainState:
+    """A whole state's shapes, of `jax.ShapeDtypeStruct`.
+
+    Args:
+        sharding: of every array.
+        dtype: of parameters and moments.
+    """
+    params = {
+        network: {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
+        for network, shapes in parameter_shapes(config).items()
+    }
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(fresh_state, params),
+    )

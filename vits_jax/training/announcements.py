@@ -1,0 +1,63 @@
+"""What a run says before it begins, and at its end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+from jax.sharding import Mesh
+
+from vits_jax.config import Config
+from vits_jax.data.batches import Plan
+from vits_jax.data.left_out import describe
+from vits_jax.data.manifest import Dataset
+from vits_jax.data.split import Split
+from vits_jax.state import Position
+from vits_jax.training.start import Start
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: Plan) -> None:
+    """What will be trained on, where, in which shapes, and what will be kept."""
+    run = config.run
+    for line in describe(dataset.left_out, limit=20):
+        _LOGGER.warning("%s", line)
+    for section, values in config.to_dict().items():
+        _LOGGER.info("%s: %s", section, " ".join(f"{k}={v}" for k, v in values.items()))
+    _LOGGER.info(
+        "%d utterances to train on (%.2f h in all), %d to validate on, %d to speak",
+        *(len(parts.train), dataset.seconds / 3600, len(parts.validation), len(parts.test)),
+    )
+    shapes = ", ".join(f"{b.rows} x {b.phonemes} x {b.frames}" for b in plan.used_buckets)
+    _LOGGER.info(
+        "%d x %s; %d batches an epoch; shapes to compile: %d (rows x phonemes x frames: %s); "
+        "%.1f %% padding",
+        *(mesh.size, mesh.devices.flat[0].device_kind),
+        *(plan.steps_per_epoch, len(plan.used_buckets), shapes),
+        100 * plan.padding,
+    )
+    newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
+    for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""
+    _LOGGER.info("checkpoints kept: %s, the best %d%s", newest, run.keep_best, for_ever)
+
+
+def warn_if_over(start: Start, position: Position, end: float) -> None:
+    """A run that continues may have nothing left to do."""
+    if start.source is not None and position.step >= end:
+        _LOGGER.warning(
+            "nothing is left to train: %s is at step %d, epoch %d, and --max_steps or --max_epochs "
+            "ends the run there or before",
+            *(start.source.where, position.step, position.epoch),
+        )
+
+
+def conclude(position: Position, per_epoch: int, stopped_by: int | None, dataset: Dataset) -> None:
+    """Where it ended, and on what it was trained."""
+    _LOGGER.info(
+        "%s after %d steps: epoch %d, batch %d of %d",
+        "done" if stopped_by is None else f"stopped by {signal.Signals(stopped_by).name}",
+        *(position.step, position.epoch, position.batch, per_epoch),
+    )
+    for line in dataset.summary():
+        _LOGGER.info("%s", line)

@@ -1,0 +1,59 @@
+"""Looking at a run between epochs: evaluators, each with its period.
+
+An evaluator turns a state into numbers and sounds; where they go is the caller's affair
+(`outputs`). The run holds a list of them: add one in `evaluators`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from vits_jax.state import Position, TrainState
+from vits_jax.training.stopping import Stop
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Speech to listen to: float32 ``audio [samples]``, under a name."""
+
+    name: str
+    audio: np.ndarray
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluator found.
+
+    Attributes:
+        scalars: numbers by name, as in TensorBoard.
+        sounds: speech.
+        keep_by: of the scalars, those that tell how good the checkpoint is, by their names there.
+    """
+
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    sounds: Iterable[Sound] = ()
+    keep_by: Mapping[str, float] = field(default_factory=dict)
+
+
+class Evaluator(Protocol):
+    """Something that judges a state.
+
+    Attributes:
+        every: epochs between two evaluations.
+    """
+
+    @property
+    def every(self) -> int: ...
+
+    def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
+        """Judge; ends early, with what it has, once `stop` is asked."""
+
+
+def due(evaluator: Evaluator, position: Position) -> bool:
+    """Whether it is, at this position."""
+    return position.batch == 0 and position.epoch % evaluator.every == 0

@@ -1,0 +1,77 @@
+"""An evaluator: the test examples, spoken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+
+from vits_jax import device_memory
+from vits_jax.config import Config
+from vits_jax.data.batches import Plan
+from vits_jax.data.buckets import round_up
+from vits_jax.data.manifest import Dataset
+from vits_jax.model.networks import GENERATOR
+from vits_jax.state import Position, TrainState
+from vits_jax.training.evaluation import Evaluation, Sound
+from vits_jax.training.skipping import shortened, utterances
+from vits_jax.training.stopping import Stop
+from vits_jax.voice import speech
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class SpokenExamples:
+    """Texts of the dataset, all spoken in one shape; what is longer than it is cut off.
+
+    Args:
+        plan: of training; its largest bucket is the shape.
+        rows: of the dataset, to speak.
+
+    Attributes:
+        every: epochs between two evaluations.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh, dataset: Dataset, plan: Plan, rows: np.ndarray):
+        self.every = config.run.check_val_every_n_epoch
+        self._config, self._dataset, self._rows = config, dataset, rows
+        largest = plan.used_buckets[-1]
+        # Room for each example's text; speech beyond the frames is cut off.
+        longest = round_up(dataset.id_lengths[rows]).max(initial=largest.phonemes)
+        self._shape = (int(longest), largest.frames)
+        self._stages = speech.make_stages(config, mesh.devices.flat[0].platform)
+
+    def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
+        """Sounds under their texts."""
+        return Evaluation(sounds=self._speak(state, position.step, stop))
+
+    def _speak(self, state: TrainState, step: int, stop: Stop) -> Iterator[Sound]:
+        audio, cut = self._config.audio, []
+        for number, row in enumerate(self._rows):
+            if stop.asked:
+                return
+            sentence = speech.Sentence(
+                self._dataset.phoneme_ids(row), int(self._dataset.speaker_ids[row])
+            )
+            with device_memory.explained(lambda: ("the test examples", None)):
+                (spoken,) = speech.speak(
+                    self._stages,
+                    state.params[GENERATOR],
+                    self._config,
+                    [sentence],
+                    speech.Settings(),
+                    shape=self._shape,
+                )
+            if spoken.durations.sum() > self._shape[1]:
+                cut.append(row)
+            yield Sound(self._dataset.text(row) or str(number), spoken.audio, audio.sample_rate)
+        if cut:
+            _LOGGER.info(
+                "test examples after step %d: %d of %d cut off at %.1f s, the longest that is "
+                "trained on: %s",
+                *(step, len(cut), len(self._rows)),
+                self._shape[1] * audio.hop_length / audio.sample_rate,
+                shortened(utterances(self._dataset, cut)),
+            )
