@@ -96,7 +96,9 @@ def inflict(name: str, bench: torture_bench.Bench, seed: int, times: int) -> Row
 
 
 def _row(what: str, events: Sequence[torture_bench.Event]) -> Row:
-    happened = Counter(event.happened for event in events)
+    happened: Counter[str] = Counter()
+    for event in events:
+        happened[event.happened] += event.times
     lost = Counter(event.lost for event in events)
     return Row(
         what,
