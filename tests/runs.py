@@ -17,10 +17,10 @@ import soundfile
 from tensorboardX.proto import event_pb2
 
 from vits_jax.checkpoints import store
+from vits_jax.commands.train import configure
 from vits_jax.config import Config
 from vits_jax.model.networks import GENERATOR, NETWORKS
 from vits_jax.state import TrainState, fresh_state
-from vits_jax.train import configure
 from vits_jax.training import examples, loop, start, validation
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.step import all_finite

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.check import main
+from vits_jax.commands.check import main
+from vits_jax.commands.preprocess import main as preprocess
 from vits_jax.data.manifest import load_dataset
-from vits_jax.preprocess import main as preprocess
 
 from .data.corpora import HOP, MIN_SAMPLES, entry, files_below, tone, write_corpus, write_prepared
 from .data.planted import QUOTE, RATE, ROWS, WARNED, plant, said

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from vits_jax.cli import Parser, run
+from vits_jax.commands.foreign_flags import OTHERS
+from vits_jax.commands.train import configure, main
 from vits_jax.config import FIELDS, FROM_DATASET, Config, read_yaml, write_yaml
 from vits_jax.errors import RunFailed, UserError
-from vits_jax.other_flags import OTHERS
 from vits_jax.presets import preset_names, preset_path
-from vits_jax.train import configure, main
 
 NEEDED = ["--dataset-dir", "data", "--batch-size", "8"]
 

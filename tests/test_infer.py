@@ -15,8 +15,8 @@ import soundfile
 import vits_jax
 import vits_jax.voice
 from tests.runs import HOP, RATE, SYMBOLS, no_room, small, write_dataset
-from vits_jax.infer import main
-from vits_jax.preprocess import main as preprocess
+from vits_jax.commands.infer import main
+from vits_jax.commands.preprocess import main as preprocess
 from vits_jax.training.loop import train
 
 LINES = [

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.check import main as check
+from vits_jax.commands.check import main as check
+from vits_jax.commands.preprocess import main
 from vits_jax.data import audio_files, shards
 from vits_jax.data.lock import alone
 from vits_jax.data.manifest import load_dataset
-from vits_jax.preprocess import main
 
 from .data.corpora import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
 
@@ -432,7 +432,7 @@ def test_speakers_keep_their_ids_when_a_corpus_grows(corpus: Path, prepared: Pat
 
 def test_training_ends_with_the_same_summary(tmp_path: Path, monkeypatch, caplog):
     from tests import runs
-    from vits_jax.train import main as train
+    from vits_jax.commands.train import main as train
 
     dataset = runs.write_dataset(tmp_path / "data")
     lines = (dataset / "dataset.jsonl").read_text().splitlines()
@@ -524,7 +524,7 @@ def slowly(path, *more):
     return decode(path, *more)
 audio_files.decode = slowly
 shards.SHARD_BYTES = 1
-from vits_jax.preprocess import main
+from vits_jax.commands.preprocess import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -543,7 +543,7 @@ def noted(path, *more):
 audio_files.decode = noted
 shards.SHARD_BYTES = 100_000
 if __name__ == "__main__":
-    from vits_jax.preprocess import main
+    from vits_jax.commands.preprocess import main
     sys.exit(main(sys.argv[1:]))
 """
 

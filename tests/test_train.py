@@ -14,7 +14,7 @@ import pytest
 
 import vits_jax
 from tests.runs import RATE, assert_equal, flags, leaves, read_events, write_dataset
-from vits_jax.train import main
+from vits_jax.commands.train import main
 
 
 @pytest.fixture(scope="module")

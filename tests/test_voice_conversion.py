@@ -12,7 +12,7 @@ import soundfile
 import vits_jax.voice
 from tests.runs import HOP, RATE, no_room
 from tests.voice import test_voice
-from vits_jax.voice_conversion import main
+from vits_jax.commands.voice_conversion import main
 
 FLAGS = ["--checkpoint", "run", "--from-speaker", "ann", "--to_speaker", "1"]
 

@@ -1,33 +1,9 @@
 #!/usr/bin/env python3
-"""A checkpoint of vits_jax to a .ckpt that `piper.train fit --ckpt_path` continues from.
-
-python tools/export_torch.py CHECKPOINT OUT.ckpt
-"""
-
-from __future__ import annotations
+"""``vits-jax export-torch``: `vits_jax.commands.export_torch`."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from vits_jax.cli import Parser, run
-
-
-def _main(argv: Sequence[str]) -> None:
-    parser = Parser(
-        "export_torch", "Write a checkpoint as Piper's trainer writes its own.", prefix="tools/"
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
-    parser.add_argument("output", metavar="OUT.ckpt", type=Path)
-    parser.add_argument(
-        "--voice-config", metavar="FILE", type=Path, help="config.json that goes with a .ckpt"
-    )
-    flags = parser.parse(argv)
-    # Imported after the flags are read: a mistyped flag is answered at once.
-    from vits_jax.checkpoints.travel import export_ckpt
-
-    export_ckpt(flags.checkpoint, flags.output, flags.voice_config)
-
+from vits_jax.commands.export_torch import main
 
 if __name__ == "__main__":
-    sys.exit(run(_main))
+    sys.exit(main())

@@ -1,36 +1,9 @@
 #!/usr/bin/env python3
-"""A Piper .ckpt to a checkpoint of vits_jax.
-
-python tools/import_torch.py IN.ckpt OUT [--voice-config config.json]
-"""
-
-from __future__ import annotations
+"""``vits-jax import-torch``: `vits_jax.commands.import_torch`."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from vits_jax.cli import Parser, run
-
-
-def _main(argv: Sequence[str]) -> None:
-    parser = Parser(
-        "import_torch", "Convert a Piper .ckpt, of the old trainer or the new.", prefix="tools/"
-    )
-    parser.add_argument("checkpoint", metavar="IN.ckpt", type=Path)
-    parser.add_argument("output", metavar="OUT", type=Path, help="directory to make")
-    parser.add_argument(
-        "--voice-config",
-        metavar="FILE",
-        type=Path,
-        help="config.json of its dataset: the symbols and speakers, which a .ckpt lacks",
-    )
-    flags = parser.parse(argv)
-    # Imported after the flags are read: a mistyped flag is answered at once.
-    from vits_jax.checkpoints.travel import import_ckpt
-
-    import_ckpt(flags.checkpoint, flags.output, flags.voice_config)
-
+from vits_jax.commands.import_torch import main
 
 if __name__ == "__main__":
-    sys.exit(run(_main))
+    sys.exit(main())

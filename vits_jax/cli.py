@@ -13,6 +13,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from vits_jax.errors import RunFailed, UserError
@@ -34,12 +35,12 @@ class Parser(argparse.ArgumentParser):
     Args:
         prog: the command's name.
         description: what it does, for ``--help``.
-        prefix: what stands before the name.
+        prefix: what stands before the name, of what is no command of the package.
     """
 
-    def __init__(self, prog: str, description: str, prefix: str = "python -m vits_jax.") -> None:
+    def __init__(self, prog: str, description: str, prefix: str | None = None) -> None:
         super().__init__(
-            prog=f"{prefix}{prog}",
+            prog=_called(prog) if prefix is None else f"{prefix}{prog}",
             description=description,
             allow_abbrev=False,
         )
@@ -62,6 +63,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the flags)")
 
 
+def _called(command: str) -> str:
+    """How a command was started, or would be."""
+    program = Path(sys.argv[0])
+    if program.parent.name == "vits_jax":
+        return f"python -m vits_jax.{program.stem}"
+    if program.parent.name == "tools":
+        return f"tools/{program.name}"
+    return f"vits-jax {command.replace('_', '-')}"
+
+
 def dashed(word: str) -> str:
     """``--batch_size=8`` → ``--batch-size=8``; values and other words stay as they are."""
     if not word.startswith("--"):
@@ -77,6 +88,14 @@ def unknown_flag(flag: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(dashed(flag), list(known), n=1)
     hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
     return f"unknown flag {flag}: {hint}"
+
+
+def unknown_command(name: str, known: Iterable[str]) -> UserError:
+    """The complaint about `name`, with the nearest spelling where one is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+    return UserError(f"unknown command {name}: {hint}")
 
 
 def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -1,68 +1,8 @@
-"""``python -m vits_jax.export_onnx``: a checkpoint as a voice for Piper's runtimes."""
-
-from __future__ import annotations
+"""``python -m vits_jax.export_onnx``: `vits_jax.commands.export_onnx`."""
 
 import sys
-from collections.abc import Sequence
 
-from vits_jax.cli import Parser, run
-from vits_jax.errors import UserError
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    return run(_main, argv)
-
-
-def _main(argv: Sequence[str]) -> None:
-    flags = _parser().parse(argv)
-    if flags.half and flags.quantize:
-        raise UserError("--half and --quantize: expected one of the two")
-    # Imported after the flags are read: a mistyped flag is answered at once.
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "exporting needs onnx and onnxruntime: pip install 'vits_jax[export]'"
-        ) from error
-
-    from vits_jax.compilation import use_cache
-    from vits_jax.voice.export import export
-
-    use_cache()
-    form = "float16" if flags.half else "int8" if flags.quantize else "float32"
-    export(
-        flags.checkpoint,
-        flags.output,
-        form=form,
-        alignments=flags.alignments,
-        streaming=flags.streaming,
-        voice_config=flags.voice_config,
-    )
-
-
-def _parser() -> Parser:
-    parser = Parser("export_onnx", "Write a checkpoint as a voice that Piper's runtimes play.")
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help="run directory (its latest step), one step of it, or Piper's .ckpt",
-    )
-    parser.add_argument("output", metavar="VOICE.onnx", help="written with its companions")
-    parser.add_argument("--voice-config", metavar="FILE", help="config.json that goes with a .ckpt")
-    parser.add_argument(
-        "--alignments", action="store_true", help="list the phonemes' durations as a second output"
-    )
-    parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
-    parser.add_argument(
-        "--quantize", action="store_true", help="weights in eight bits: under a third of the size"
-    )
-    parser.add_argument(
-        "--streaming", action="store_true", help="write an encoder and a decoder as well"
-    )
-    return parser
-
+from vits_jax.commands.export_onnx import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from vits_jax.commands.preprocess import main
 from vits_jax.data.manifest import load_dataset
-from vits_jax.preprocess import main
 
 from .corpora import HOP, MIN_SAMPLES, RATE, tone, write_corpus
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from vits_jax.commands.preprocess import main
 from vits_jax.data.batches import Bucket, load_batch
 from vits_jax.data.manifest import load_dataset
-from vits_jax.preprocess import main
 
 from .corpora import HOP, MIN_SAMPLES, tone, write_corpus
 

@@ -17,7 +17,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vits_jax.check import main as check
+from vits_jax.commands.check import main as check
 from vits_jax.data import audio_files
 from vits_jax.data.audio_files import AudioFault, Target
 from vits_jax.data.corpus import read_corpus

@@ -10,9 +10,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vits_jax.commands.preprocess import main
 from vits_jax.data import audio_files
 from vits_jax.data.manifest import load_dataset
-from vits_jax.preprocess import main
 
 from .corpora import HOP, MIN_SAMPLES, RATE, write_corpus
 

@@ -85,7 +85,7 @@ sys.meta_path = [Hiding if finder is PathFinder else finder for finder in sys.me
 from tensorflow_datasets.core import shuffle
 from vits_jax.data import shards
 from vits_jax.data.manifest import load_dataset
-from vits_jax.preprocess import main
+from vits_jax.commands.preprocess import main
 shuffle.MAX_MEM_BUFFER_SIZE = shards.SHARD_BYTES = int(sys.argv[1])
 if sys.argv[2] == "pack":
     sys.exit(len(load_dataset(sys.argv[3], hop_length=256, min_samples=385)) != 100)

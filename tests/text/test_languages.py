@@ -14,8 +14,8 @@ from piper.config import PhonemeType, PiperConfig
 from piper.phoneme_ids import DEFAULT_PHONEME_ID_MAP
 from piper.voice import PiperVoice
 
+from vits_jax.commands.preprocess import main
 from vits_jax.errors import UserError
-from vits_jax.preprocess import main
 from vits_jax.text import (
     CannotPhonemize,
     default_phoneme_id_map,

@@ -316,7 +316,7 @@ def test_event_files_follow_each_other_though_the_clock_goes_back(tmp_path, monk
 
 SECOND = """
 import sys
-from vits_jax.train import main
+from vits_jax.commands.train import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.runs import assert_equal, flags, leaves, read_events, small, stand_in, write_dataset
 from vits_jax.checkpoints import store
+from vits_jax.commands.train import configure
 from vits_jax.errors import UserError
-from vits_jax.train import configure
 from vits_jax.training import loop, run_directory, validation
 from vits_jax.training.loop import train
 

@@ -11,9 +11,9 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.runs import flags, stand_in, write_dataset
+from vits_jax.commands.train import main
 from vits_jax.config import Config
 from vits_jax.state import TrainState
-from vits_jax.train import main
 from vits_jax.training import loop, start, validation
 
 TERABYTES = (10**7, 10**6)  # 40 TB in float32

@@ -29,11 +29,11 @@ from tests.runs import (
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.torch import read_ckpt
 from vits_jax.checkpoints.transfer import hears_speaker
+from vits_jax.commands.train import main
 from vits_jax.config import Config
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.state import TrainState, fresh_state
-from vits_jax.train import main
 from vits_jax.training.loop import train
 from vits_jax.training.start import Start
 

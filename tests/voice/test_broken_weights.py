@@ -13,13 +13,13 @@ import pytest
 import soundfile
 
 from tests.runs import RATE, small, write_dataset
-from vits_jax.export_onnx import main as export_onnx
-from vits_jax.infer import main as infer
+from vits_jax.commands.export_onnx import main as export_onnx
+from vits_jax.commands.infer import main as infer
+from vits_jax.commands.voice_conversion import main as voice_conversion
 from vits_jax.model.networks import GENERATOR
 from vits_jax.state import TrainState
 from vits_jax.training import loop
 from vits_jax.training.start import Start
-from vits_jax.voice_conversion import main as voice_conversion
 
 
 @pytest.fixture(scope="module")

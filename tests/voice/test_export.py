@@ -22,8 +22,8 @@ from tests.voice import test_voice
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.source import Source
 from vits_jax.checkpoints.store import Metadata
+from vits_jax.commands.export_onnx import main
 from vits_jax.config import FIELDS, Config, convert, read_yaml
-from vits_jax.export_onnx import main
 from vits_jax.presets import preset_path
 from vits_jax.state import Position
 from vits_jax.voice import Voice, companions, export, graph, streaming, verify

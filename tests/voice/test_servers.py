@@ -28,7 +28,7 @@ from tests.runs import RATE
 from tests.voice import test_voice
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
-from vits_jax.export_onnx import main
+from vits_jax.commands.export_onnx import main
 from vits_jax.state import Position
 from vits_jax.voice import export
 from vits_jax.voice.verify import Agreement

@@ -1,4 +1,4 @@
-"""Time and memory of importing a Piper checkpoint (``benchmark.py import``).
+"""Time and memory of importing a Piper checkpoint (``benchmark import``).
 
 The checkpoint is written for the purpose: all tensors of a preset and their moments, random.
 """
@@ -26,15 +26,6 @@ from vits_jax.state import Position, TrainState
 _PEER = "import sys, torch; torch.load(sys.argv[1], map_location='cpu', weights_only=True)"
 
 
-def add_arguments(parser: argparse.ArgumentParser, qualities: list[str]) -> None:
-    """Flags of the command."""
-    parser.add_argument("--quality", choices=qualities, default="high")
-    parser.add_argument("--speakers", type=int, default=1)
-    parser.add_argument("--peer", action="store_true", help="torch.load alone, in between")
-    parser.add_argument("--repeats", type=int, default=3, help="imports, of which the median")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-
-
 def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     """Import in processes of their own, as the command does, start to end."""
     seconds, peer_seconds = [], []
@@ -44,10 +35,10 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
             to_ckpt(_random_state(config), Metadata(config, Position(1000, 1), {}, {})), path
         )
         file_bytes = path.stat().st_size
-        tool = Path(__file__).with_name("import_torch.py")
+        tool = [sys.executable, "-m", "vits_jax.commands", "import-torch"]
         for number in range(args.repeats):
             output = Path(name) / f"imported-{number}"
-            seconds.append(_run(sys.executable, str(tool), str(path), str(output)))
+            seconds.append(_run(*tool, str(path), str(output)))
         # The largest of the children so far: the imports', as the peers come after.
         peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         for _ in range(args.repeats if args.peer else 0):

@@ -1,4 +1,4 @@
-"""`benchmark.py voice`: the exported voice in onnxruntime, beside Piper's export of the same.
+"""`benchmark voice`: the exported voice in onnxruntime, beside Piper's export of the same.
 
 The weights are random, and made so that the voice is neither silent nor mute: phonemes last
 some frames, samples are of speech's size. What is spoken is scaled to the seconds asked for.
@@ -52,18 +52,6 @@ def speaking_weights(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
         weights["dp.proj.weight"] *= 3  # ... their context
     weights["dec.conv_post.weight"] *= 8
     return weights
-
-
-def add_arguments(parser: argparse.ArgumentParser, presets: list[str]) -> None:
-    """The flags of this measurement."""
-    parser.add_argument("--quality", choices=presets, default="medium")
-    parser.add_argument("--speakers", type=int, default=1)
-    parser.add_argument("--plain", action="store_true", help="plain durations, not stochastic")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of what is spoken")
-    parser.add_argument("--runs", type=int, default=9, help="timed runs, after one to warm up")
-    parser.add_argument("--threads", type=int, default=0, help="of onnxruntime (0: all cores)")
-    parser.add_argument("--peer", action="store_true", help="alternate with Piper's own export")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
 
 
 def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:

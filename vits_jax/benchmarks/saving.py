@@ -6,35 +6,21 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vits_jax.benchmarks.training_step import Step
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config
-from vits_jax.state import Position, TrainState
+from vits_jax.state import Position
 from vits_jax.training.outputs import OF_AN_EPOCH
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own flags."""
-    parser.add_argument("--saves", type=int, default=3, help="timed saves")
-    parser.add_argument("--directory", type=Path, help="where to save (default: a temporary one)")
-
-
-def benchmark(
-    args: argparse.Namespace,
-    config: Config,
-    step: Callable[[], float],
-    state: Callable[[], TrainState],
-) -> dict[str, Any]:
-    """Time so many steps alone, then as many that begin with a save, in turns.
-
-    Args:
-        step: runs a step to its end, and tells its seconds.
-        state: the state at hand.
-    """
+def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """Time so many steps alone, then as many that begin with a save, in turns."""
+    step = Step(args, config)
     metadata = Metadata(config, Position(), dataset={}, plan={})
     step()
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
@@ -42,7 +28,7 @@ def benchmark(
         alone, beside, blocking = [], [], []
         for number in range(args.saves):
             start = time.perf_counter()
-            checkpoints.save(number, state().to_dict(), metadata)
+            checkpoints.save(number, step.state.to_dict(), metadata)
             blocked = time.perf_counter() - start
             steps, written = 0, time.perf_counter()
             while steps < 2 or not checkpoints.saved():

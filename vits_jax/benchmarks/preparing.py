@@ -1,4 +1,4 @@
-"""Time, memory and bytes of preparing a corpus (``benchmark.py prepare``).
+"""Time, memory and bytes of preparing a corpus (``benchmark prepare``).
 
 The corpus is written for the purpose: clips of 3 to 9 seconds, a voice-like sound in noise, no
 two the same. Linux only: memory is what ``/proc`` says of each process.
@@ -19,22 +19,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from vits_jax.config import Config
+
 _SECONDS = (3.0, 9.0)  # of a clip: six on average, as in LJ Speech
 _INTERVAL = 0.2  # seconds between two looks at the processes
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the command."""
-    parser.add_argument("--hours", type=float, default=50.0, help="of synthetic speech")
-    parser.add_argument("--sample-rate", type=int, default=22050)
-    parser.add_argument("--max-workers", type=int, help="of preprocess (default: its own)")
-    parser.add_argument("--no-trim", action="store_true", help="keep the silence")
-    parser.add_argument("--train", action="store_true", help="then train for two steps")
-    parser.add_argument("--directory", type=Path, help="to work in, emptied after (default: /tmp)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-
-
-def benchmark(args: argparse.Namespace) -> dict[str, Any]:
+def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     """Write the corpus, prepare it as the command does, and look at what came of it."""
     with tempfile.TemporaryDirectory(dir=args.directory) as name:
         corpus, prepared = Path(name) / "corpus", Path(name) / "prepared"

@@ -1,0 +1,131 @@
+"""The training step on random data, beside Piper's (``benchmark step``)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vits_jax.compilation import no_garbage_collection, use_cache
+from vits_jax.config import Config
+from vits_jax.state import create_state
+from vits_jax.training.mesh import make_mesh, put_rows, replicated
+from vits_jax.training.step import make_train_step
+
+
+def random_batch(config: Config, rows: int, phonemes: int, frames: int) -> dict[str, np.ndarray]:
+    """Full-length rows of noise, as the host sends them."""
+    rng = np.random.default_rng(0)
+    samples = frames * config.audio.hop_length
+    return {
+        "phoneme_ids": rng.integers(0, config.model.num_symbols, (rows, phonemes), np.int32),
+        "phoneme_lengths": np.full(rows, phonemes, np.int32),
+        "audio": rng.integers(-16384, 16384, (rows, samples), np.int16),
+        "audio_lengths": np.full(rows, samples, np.int32),
+        "speaker_ids": np.zeros(rows, np.int32),
+        "weight": np.ones(rows, np.float32),
+    }
+
+
+@contextlib.contextmanager
+def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
+    """Piper's step in a process of its own; yields a function that runs one and times it."""
+    request = {
+        "model": config.to_dict()["model"],
+        "audio": config.to_dict()["audio"],
+        "sizes": {"batch": args.batch_size, "phonemes": args.phonemes, "frames": args.frames},
+        "precision": args.precision,
+    }
+    command = [sys.executable, str(Path(__file__).with_name("piper_step.py"))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def ask(line: str) -> str:
+            print(line, file=stdin, flush=True)
+            return stdout.readline().strip()
+
+        if ask(json.dumps(request)) != "ready":
+            raise SystemExit("the peer did not start: it needs the extra [test] (see above)")
+        yield lambda: float(ask("step"))
+        stdin.close()
+
+
+class Step:
+    """The training step on random data that is already on the device: both networks, both updates.
+
+    Calling it runs one to its end and tells its seconds.
+    """
+
+    def __init__(self, args: argparse.Namespace, config: Config):
+        if args.cache:
+            use_cache()
+        mesh = make_mesh()
+        batch = random_batch(config, args.batch_size, args.phonemes, args.frames)
+        self._batch = put_rows(batch, mesh)
+        init = jax.jit(lambda key: create_state(config, key), out_shardings=replicated(mesh))
+        self.mesh, self.state = mesh, init(jax.random.key(0))
+        o = config.optimizer
+        rates = {"learning_rate": o.learning_rate, "learning_rate_d": o.learning_rate_d}
+        self._rates = jax.device_put(
+            {k: jnp.float32(v) for k, v in rates.items()}, replicated(mesh)
+        )
+        start = time.perf_counter()
+        with no_garbage_collection():
+            step = make_train_step(config, mesh)
+            lowered = step.lower(self.state, self._batch, self._rates)
+        self.compiled = lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        self.state, metrics = self.compiled(self.state, self._batch, self._rates)
+        jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - start
+
+
+def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """Time whole training steps."""
+    ours = Step(args, config)
+    mesh = ours.mesh
+    cost, memory = ours.compiled.cost_analysis() or {}, ours.compiled.memory_analysis()
+    ours()
+    seconds: list[float] = []
+    peer_seconds: list[float] = []
+    peer = peer_process(config, args) if args.peer else contextlib.nullcontext()
+    with peer as theirs:
+        for _ in range(args.steps):
+            seconds.append(ours())
+            if theirs is not None:
+                peer_seconds.append(theirs())
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    return {
+        "device": mesh.devices.flat[0].device_kind,
+        "devices": mesh.size,
+        "quality": args.quality,
+        "precision": args.precision,
+        "batch_size": args.batch_size,
+        "phonemes": args.phonemes,
+        "frames": args.frames,
+        "step_seconds": statistics.median(seconds),
+        "peer_step_seconds": statistics.median(peer_seconds) if peer_seconds else None,
+        "compile_seconds": ours.compile_seconds,
+        "gflop_per_step": cost.get("flops", float("nan")) / 1e9,
+        # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
+        "peak_bytes": stats.get("peak_bytes_in_use", getattr(memory, "peak_memory_in_bytes", None)),
+        "all_step_seconds": seconds,
+        "all_peer_step_seconds": peer_seconds,
+    }

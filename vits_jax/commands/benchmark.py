@@ -1,0 +1,116 @@
+"""``vits-jax benchmark``: measure, side by side with the alternative in one run.
+
+    vits-jax benchmark step --quality medium --batch-size 8 --phonemes 120 --frames 400 \\
+        --steps 5 --peer --json step.json
+    vits-jax benchmark voice --quality medium --peer --json voice.json
+    vits-jax benchmark import --quality high --peer --json import.json
+    vits-jax benchmark saving --quality medium --batch-size 4
+    vits-jax benchmark prepare --hours 50 --train --json prepare.json
+
+Machines are shared and noisy: the two sides take turns, and the ratio of the medians counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vits_jax.cli import Parser, run
+from vits_jax.config import FIELDS, Config, convert, read_yaml
+from vits_jax.presets import preset_names, preset_path
+
+# What each measures, the module that does, and the figure that is compared with the peer's.
+_BENCHMARKS = {
+    "step": ("the training step on random data", "training_step", "step_seconds"),
+    "saving": ("what saving costs beside the training step", "saving", "save_seconds"),
+    "voice": ("the exported voice in onnxruntime", "voice", "rtf"),
+    "import": ("importing a Piper checkpoint", "importing", "import_seconds"),
+    "prepare": ("preparing a corpus of synthetic speech", "preparing", "prepare_seconds"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = _parser().parse(argv)
+    _, module, measured = _BENCHMARKS[flags.command]
+    # Imported after the flags are read: a mistyped flag is answered at once.
+    benchmark = importlib.import_module(f"vits_jax.benchmarks.{module}").benchmark
+    result: dict[str, Any] = benchmark(flags, _config(flags))
+    for name, value in result.items():
+        print(f"{name:24s} {value}")
+    if result[f"peer_{measured}"]:
+        ratio = result[measured] / result[f"peer_{measured}"]
+        print(f"{'ratio to the peer':24s} {ratio:.3f}")
+    if flags.json:
+        Path(flags.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _config(flags: argparse.Namespace) -> Config:
+    """The configuration that ``--quality`` stands for."""
+    values = read_yaml(preset_path(flags.quality)) if "quality" in flags else {}
+    values |= {"num_speakers": flags.speakers} if "speakers" in flags else {}
+    values |= {"use_sdp": not flags.plain} if "plain" in flags else {}
+    return Config().replaced({k: convert(v, FIELDS[k].type, k) for k, v in values.items()})
+
+
+def _parser() -> Parser:
+    parser = Parser("benchmark", "Measure, side by side with the alternative in one run.")
+    kinds = parser.add_subparsers(dest="command", required=True, parser_class=_Benchmark)
+    step, saving, voice, imported, prepare = (
+        kinds.add_parser(name, help=what) for name, (what, _, _) in _BENCHMARKS.items()
+    )
+    for kind in (step, saving, voice, imported):
+        high = "high" if kind is imported else "medium"
+        kind.add_argument("--quality", choices=preset_names(), default=high)
+        kind.add_argument("--speakers", type=int, default=1)
+    for kind in (step, saving):
+        kind.add_argument("--batch-size", type=int, default=8)
+        kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
+        kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
+        kind.add_argument("--precision", choices=["32"], default="32")
+        kind.add_argument("--cache", action="store_true", help="use the compilation cache")
+    for kind in (step, saving, voice, imported, prepare):
+        kind.add_argument("--json", metavar="FILE", help="write the figures here too")
+
+    add = step.add_argument
+    add("--steps", type=int, default=5, help="timed steps, after one to warm up")
+    add("--peer", action="store_true", help="alternate with Piper's PyTorch step")
+
+    add = saving.add_argument
+    add("--saves", type=int, default=3, help="timed saves")
+    add("--directory", type=Path, help="where to save (default: a temporary one)")
+
+    add = voice.add_argument
+    add("--plain", action="store_true", help="plain durations, not stochastic")
+    add("--seconds", type=float, default=10.0, help="length of what is spoken")
+    add("--runs", type=int, default=9, help="timed runs, after one to warm up")
+    add("--threads", type=int, default=0, help="of onnxruntime (0: all cores)")
+    add("--peer", action="store_true", help="alternate with Piper's own export")
+
+    add = imported.add_argument
+    add("--peer", action="store_true", help="torch.load alone, in between")
+    add("--repeats", type=int, default=3, help="imports, of which the median")
+
+    add = prepare.add_argument
+    add("--hours", type=float, default=50.0, help="of synthetic speech")
+    add("--sample-rate", type=int, default=22050)
+    add("--max-workers", type=int, help="of preprocess (default: its own)")
+    add("--no-trim", action="store_true", help="keep the silence")
+    add("--train", action="store_true", help="then train for two steps")
+    add("--directory", type=Path, help="to work in, emptied after (default: a temporary one)")
+    return parser
+
+
+class _Benchmark(Parser):
+    """A subcommand's; argparse makes it."""
+
+    def __init__(self, prog: str, **more: Any) -> None:
+        super().__init__(prog, more.get("help", ""), prefix="")
