@@ -153,6 +153,7 @@ class RunConfig:
     keep_epochs: int | None = _flag(None, "and for ever the one at the end of every Nth epoch")
     check_val_every_n_epoch: int = _flag(1, "validate every N epochs")
     log_every_n_steps: int = _flag(50, "write scalars every N batches")
+    profile: int = _flag(0, "trace N steps for TensorBoard's profile page, into the run directory")
     resume_from_checkpoint: str | None = _flag(
         None,
         "go on from a checkpoint (another run, or Piper's .ckpt): weights, optimizer with its "

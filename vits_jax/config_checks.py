@@ -190,7 +190,7 @@ def _data(data: DataConfig) -> Iterator[str]:
 
 def _run(run: RunConfig) -> Iterator[str]:
     yield from _at_least(run, -1, "max_epochs", "max_steps", "keep_newest")
-    yield from _at_least(run, 0, "fast_dev_run", "keep_best")
+    yield from _at_least(run, 0, "fast_dev_run", "keep_best", "profile")
     yield from _at_least(
         run,
         1,

@@ -50,7 +50,7 @@ OTHERS: Others = {
     "enable_progress_bar": (("true",), "leave it out: without a terminal there is no bar"),
     "logger": (("true",), "leave it out: TensorBoard events lie in the run directory"),
     "weights_save_path": ((), "use --run-dir"),
-    "profiler": ((), "use tools/benchmark.py to time the step"),
+    "profiler": ((), "use --profile N to trace N steps"),
     "benchmark": (("true", "false"), "leave it out"),
     "sync_batchnorm": (("true", "false"), "leave it out: the model has no batch norm"),
     "auto_lr_find": (("false",), "use --learning-rate"),

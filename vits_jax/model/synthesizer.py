@@ -83,25 +83,31 @@ class Synthesizer(nnx.Module):
             random: noise "enc_q" ``[F, C]`` and "dp" ``[P, 2]``, uniform "segment", dropout.
         """
         g = self.speaker(speaker_ids, spec.dtype)
-        x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random)
-        z, _, logs_q, y_mask = self.enc_q(spec, spec_lengths, g, random)
-        z_p = self.flow(z, y_mask, g)
+        with jax.named_scope("text_encoder"):
+            x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random)
+        with jax.named_scope("posterior_encoder"):
+            z, _, logs_q, y_mask = self.enc_q(spec, spec_lengths, g, random)
+        with jax.named_scope("flow"):
+            z_p = self.flow(z, y_mask, g)
 
         # Statistics of the prior and of the alignment keep at least float32.
         m_p, logs_p, logs_q, z_p = map(at_least_float32, (m_p, logs_p, logs_q, z_p))
-        scores = log_likelihood(*map(lax.stop_gradient, (z_p, m_p, logs_p)))
-        path = maximum_path(scores, phoneme_lengths, spec_lengths)
-        aligned = jax.nn.one_hot(path, phoneme_ids.shape[1], dtype=m_p.dtype)
-        aligned = aligned * y_mask.astype(m_p.dtype)  # [B, F, P]
-        durations = jnp.sum(aligned, axis=1)[:, :, None]  # [B, P, 1]
-        duration_nll = self.dp.negative_log_likelihood(x, x_mask, g, durations, random)
+        with jax.named_scope("alignment"):
+            scores = log_likelihood(*map(lax.stop_gradient, (z_p, m_p, logs_p)))
+            path = maximum_path(scores, phoneme_lengths, spec_lengths)
+            aligned = jax.nn.one_hot(path, phoneme_ids.shape[1], dtype=m_p.dtype)
+            aligned = aligned * y_mask.astype(m_p.dtype)  # [B, F, P]
+        with jax.named_scope("durations"):
+            durations = jnp.sum(aligned, axis=1)[:, :, None]  # [B, P, 1]
+            duration_nll = self.dp.negative_log_likelihood(x, x_mask, g, durations, random)
         m_p, logs_p = _expand(aligned, m_p), _expand(aligned, logs_p)
 
         # Every start at which the segment lies inside the utterance is as likely.
         starts = (spec_lengths - (self.segment_frames - 1)).astype(spec.dtype)
         start = random.uniform("segment", spec.dtype) * starts
         start = jnp.maximum(start.astype(jnp.int32), 0)
-        audio = self.dec(cut(z, start, self.segment_frames), g)
+        with jax.named_scope("decoder"):
+            audio = self.dec(cut(z, start, self.segment_frames), g)
         return TrainingOutput(
             audio, start, duration_nll, path, x_mask, y_mask, z_p, m_p, logs_p, logs_q
         )

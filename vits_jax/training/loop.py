@@ -138,10 +138,12 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
             planned = plan.epoch(epoch)
             for bucket, rows in batches(dataset, plan, epoch, batch, per_epoch - batch):
                 compiling = train_step.seconds
+                output.profiler.begin()
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                     on_devices = put_rows(rows, mesh)
                     shape = (bucket.rows, bucket.phonemes, bucket.frames)
                     state, metrics = train_step(shape, state, on_devices, rates_on_devices)
+                output.profiler.end(metrics)
                 output.progress.other(train_step.seconds - compiling)
                 numbers = StepNumbers(
                     step=step + 1,

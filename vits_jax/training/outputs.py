@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints, events, progress."""
+"""What a run writes: checkpoints, events, progress, a profile."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vits_jax.errors import RunFailed
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluator
 from vits_jax.training.events import Events
+from vits_jax.training.profiling import Profiler
 from vits_jax.training.progress import Progress
 from vits_jax.training.stopping import Stop
 
@@ -65,6 +66,7 @@ class Outputs:
         self.events = Events(run_dir, step)
         total = None if math.isinf(end) else int(end)
         self.progress = Progress(step, total, run.log_every_n_steps, self.events)
+        self.profiler = Profiler(run_dir, run.profile)
 
     def __enter__(self) -> Outputs:
         return self
@@ -77,6 +79,7 @@ class Outputs:
             if kind is None:  # else it is logged, and what ended the run is the news
                 raise
         finally:
+            self.profiler.close()
             self.progress.write()
             self.progress.close()
             self.events.close()

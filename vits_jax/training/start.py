@@ -36,7 +36,7 @@ MAY_CHANGE = frozenset(
         *("max_epochs", "max_steps", "fast_dev_run"),
         *("devices", "accelerator"),
         *_SCHEDULE,
-        *("log_every_n_steps", "check_val_every_n_epoch"),
+        *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
         *("keep_newest", "keep_best", "keep_epochs", "strict", "max_skipped_updates"),
         *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
