@@ -186,7 +186,7 @@ def test_numbers_of_a_corpus(tmp_path: Path, capsys):
 
 def test_the_plan_is_that_of_training(tmp_path: Path, capsys):
     from vits_jax.config import Config
-    from vits_jax.data.batches import make_plan
+    from vits_jax.data.batching.batches import make_plan
     from vits_jax.data.split import split
 
     names = [f"n{i}" for i in range(40)]

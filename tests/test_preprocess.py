@@ -19,9 +19,10 @@ import soundfile
 
 from vits_jax.commands.check import main as check
 from vits_jax.commands.preprocess import main
-from vits_jax.data import audio_files, shards
-from vits_jax.data.lock import alone
+from vits_jax.data.corpora import audio_files
 from vits_jax.data.manifest import load_dataset
+from vits_jax.data.storage import shards
+from vits_jax.data.storage.lock import alone
 
 from .data.corpora import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
 
@@ -516,7 +517,8 @@ def test_the_text_column_taken_for_speakers(tmp_path: Path, prepared: Path, capl
 
 SLOW = """
 import sys, time
-from vits_jax.data import audio_files, shards
+from vits_jax.data.corpora import audio_files
+from vits_jax.data.storage import shards
 decode = audio_files.decode
 def slowly(path, *more):
     print("decoding", path.stem, flush=True)
@@ -532,7 +534,8 @@ sys.exit(main(sys.argv[1:]))
 # What workers do too: they import the program.
 WORKING = """
 import os, signal, sys, time
-from vits_jax.data import audio_files, shards
+from vits_jax.data.corpora import audio_files
+from vits_jax.data.storage import shards
 decode = audio_files.decode
 def noted(path, *more):
     print("decoding", path.stem, flush=True)

@@ -14,8 +14,8 @@ import psutil
 from jax.sharding import Mesh
 
 from vits_jax.config import Config
-from vits_jax.data.memory import predict, preset_of
 from vits_jax.errors import RunFailed
+from vits_jax.training.memory import predict, preset_of
 
 _LOGGER = logging.getLogger(__name__)
 

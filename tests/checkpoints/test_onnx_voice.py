@@ -25,8 +25,9 @@ from tests.parity import oracle
 from tests.parity.cases import CASES
 from tests.parity.comparing import assert_close
 from tools import import_onnx
-from vits_jax.checkpoints import onnx_voice, saving
+from vits_jax.checkpoints import saving
 from vits_jax.checkpoints.source import UNHEARD
+from vits_jax.checkpoints.voices import onnx_voice
 from vits_jax.config import Config
 from vits_jax.errors import UserError
 from vits_jax.voice import compression, graph

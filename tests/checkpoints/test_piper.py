@@ -19,9 +19,11 @@ from jax.sharding import SingleDeviceSharding
 
 from tests.checkpoints.ckpts import SEVERAL, SMALLEST, ckpt, write
 from tests.parity import oracle
-from vits_jax.checkpoints import piper, store
+from vits_jax.checkpoints import store
+from vits_jax.checkpoints.piper import reading as piper
+from vits_jax.checkpoints.piper import writing
+from vits_jax.checkpoints.piper.convert import export_ckpt, import_ckpt
 from vits_jax.checkpoints.source import open_checkpoint
-from vits_jax.checkpoints.travel import export_ckpt, import_ckpt
 from vits_jax.config import Config
 from vits_jax.errors import UserError
 
@@ -36,7 +38,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports discriminators narrower than Piper's, which tests can afford."""
-    monkeypatch.setattr("vits_jax.checkpoints.travel.PIPER_WIDTH", 16)
+    monkeypatch.setattr("vits_jax.checkpoints.piper.convert.PIPER_WIDTH", 16)
 
 
 @pytest.mark.parametrize("config", [SMALLEST, SEVERAL], ids=["one speaker", "several"])
@@ -84,7 +86,7 @@ def test_an_export_says_nothing_that_pipers_command_line_refuses() -> None:
     import inspect
 
     known = set(inspect.signature(oracle.VitsModel.__init__).parameters)
-    assert set(piper.hyperparameters(SMALLEST)) <= known
+    assert set(writing.hyperparameters(SMALLEST)) <= known
 
 
 def test_narrow_discriminators_are_not_exported(saved: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.checkpoints.ckpts import SEVERAL, ckpt, write
 from tests.parity import oracle
 from tests.parity.comparing import assert_close
 from vits_jax.checkpoints.source import open_checkpoint
-from vits_jax.checkpoints.transfer import from_single_speaker, hears_speaker
+from vits_jax.checkpoints.warm_start import from_single_speaker, hears_speaker
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.voice import Voice
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from vits_jax.data import building
-from vits_jax.data import store as stores
-from vits_jax.data.audio_files import Recording
-from vits_jax.data.refused import Refused
+from vits_jax.data.corpora.audio_files import Recording
+from vits_jax.data.storage import building
+from vits_jax.data.storage import store as stores
+from vits_jax.data.unusable import Refused
 
 RATE = 16000
 HOP, MIN_SAMPLES = 256, 385

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.data import audio_files
-from vits_jax.data.audio_files import (
+from vits_jax.data.corpora import audio_files
+from vits_jax.data.corpora.audio_files import (
     AudioFault,
     Target,
     check,

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.test_batches import SPEECH, Utterances, each_batch, plan_of, utterances
-from vits_jax.data.batches import Plan, validation_plan
-from vits_jax.data.buckets import rows_within
-from vits_jax.data.memory import predict
+from vits_jax.data.batching.batches import Plan, validation_plan
+from vits_jax.data.batching.buckets import rows_within
+from vits_jax.training.memory import predict
 
 HOP, SEGMENT = 256, 32
 MINUTE = 60 * 22050  # samples

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vits_jax.data.batches import EpochPlan, Plan, batches, make_plan, validation_plan
-from vits_jax.data.buckets import Bucket, assign, schedule
+from vits_jax.data.batching.batches import EpochPlan, Plan, batches, make_plan, validation_plan
+from vits_jax.data.batching.buckets import Bucket, assign, schedule
 
 HOP, SEGMENT = 256, 32
 SPEECH = (0.2, 0.34)  # phoneme ids per frame, as people speak

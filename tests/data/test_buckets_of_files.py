@@ -12,8 +12,8 @@ from etils.epath import backend, gpath
 
 from vits_jax.commands.check import main as check
 from vits_jax.commands.preprocess import main
+from vits_jax.data.corpora.settings import location
 from vits_jax.data.manifest import load_dataset
-from vits_jax.data.settings import location
 
 from .corpora import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
 

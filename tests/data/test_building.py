@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vits_jax.data import building, lock, shards
-from vits_jax.data import store as stores
-from vits_jax.data.audio_files import Recording
-from vits_jax.data.refused import Refused
+from vits_jax.data.corpora.audio_files import Recording
+from vits_jax.data.storage import building, lock, shards
+from vits_jax.data.storage import store as stores
+from vits_jax.data.unusable import Refused
 from vits_jax.errors import RunFailed, UserError
 
 MARK, SETTINGS = "0123456789abcdef", "fedcba9876543210"
@@ -101,7 +101,7 @@ PROGRAM = """
 import logging, sys
 from pathlib import Path
 from tests.data import test_building as t
-from vits_jax.data import shards
+from vits_jax.data.storage import shards
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 shards.SHARD_BYTES = int(sys.argv[2])
@@ -265,7 +265,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from tests.data import test_building as t
-from vits_jax.data import shards
+from vits_jax.data.storage import shards
 from vits_jax.errors import RunFailed
 shards.SHARD_BYTES = 4000
 resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, resource.RLIM_INFINITY))  # bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vits_jax.data.corpus import read_ljspeech, speaker_ids
+from vits_jax.data.corpora.corpus import read_ljspeech, speaker_ids
 from vits_jax.errors import UserError
 
 from .corpora import write_corpus

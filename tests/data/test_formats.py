@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from vits_jax.commands.preprocess import main
-from vits_jax.data.batches import Bucket, load_batch
+from vits_jax.data.batching.batches import Bucket, load_batch
 from vits_jax.data.manifest import load_dataset
 
 from .corpora import HOP, MIN_SAMPLES, tone, write_corpus
@@ -67,7 +67,7 @@ def test_a_tone_keeps_its_pitch_on_the_whole_way(tmp_path: Path, voice_rate: int
 @pytest.mark.parametrize("extension", [".wav", ".flac", ".mp3", ".ogg", ".opus"])
 @pytest.mark.parametrize("folder", ["", "wav", "wavs"])
 def test_names_without_extension(tmp_path: Path, folder: str, extension: str):
-    from vits_jax.data.corpus import read_corpus
+    from vits_jax.data.corpora.corpus import read_corpus
 
     (tmp_path / folder).mkdir(exist_ok=True)
     path = tmp_path / folder / f"a.b{extension}"

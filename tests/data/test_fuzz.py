@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vits_jax.commands.check import main as check
-from vits_jax.data import audio_files
-from vits_jax.data.audio_files import AudioFault, Target
-from vits_jax.data.corpus import read_corpus
+from vits_jax.data.corpora import audio_files
+from vits_jax.data.corpora.audio_files import AudioFault, Target
+from vits_jax.data.corpora.corpus import read_corpus
 from vits_jax.data.manifest import load_dataset
 from vits_jax.errors import UserError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.data import building
 from vits_jax.data.manifest import Dataset, load_dataset
+from vits_jax.data.storage import building
 from vits_jax.errors import UserError
 
 from .corpora import (

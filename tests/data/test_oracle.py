@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vits_jax.commands.preprocess import main
-from vits_jax.data import audio_files
+from vits_jax.data.corpora import audio_files
 from vits_jax.data.manifest import load_dataset
 
 from .corpora import HOP, MIN_SAMPLES, RATE, write_corpus

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.data import store as stores
 from vits_jax.data.manifest import load_dataset
+from vits_jax.data.storage import store as stores
 
 from .corpora import HOP, MIN_SAMPLES, RATE, config, entry, write_corpus, write_prepared
 
@@ -22,7 +22,7 @@ BYTES_PER_UTTERANCE = (500e6 - 60e6) / 500_000
 PLAN = """
 import resource, sys
 import numpy as np
-from vits_jax.data.batches import make_plan
+from vits_jax.data.batching.batches import make_plan
 from vits_jax.data.manifest import load_dataset
 from vits_jax.data.split import split
 
@@ -83,7 +83,7 @@ class Hiding(PathFinder):
         return None if name.split(".")[0] == "tensorflow" else super().find_spec(name, *more)
 sys.meta_path = [Hiding if finder is PathFinder else finder for finder in sys.meta_path]
 from tensorflow_datasets.core import shuffle
-from vits_jax.data import shards
+from vits_jax.data.storage import shards
 from vits_jax.data.manifest import load_dataset
 from vits_jax.commands.preprocess import main
 shuffle.MAX_MEM_BUFFER_SIZE = shards.SHARD_BYTES = int(sys.argv[1])
@@ -122,8 +122,9 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from vits_jax.data import building, shards
-from vits_jax.data.audio_files import Recording
+from vits_jax.data.storage import building
+from vits_jax.data.storage import shards
+from vits_jax.data.corpora.audio_files import Recording
 shards.SHARD_BYTES = 8 << 20
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux

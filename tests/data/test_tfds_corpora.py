@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from vits_jax.commands.preprocess import main
-from vits_jax.data import tfds_corpora
-from vits_jax.data.corpus import read_corpus
+from vits_jax.data.corpora import tfds_corpora
+from vits_jax.data.corpora.corpus import read_corpus
 from vits_jax.data.manifest import load_dataset
 from vits_jax.errors import UserError
 

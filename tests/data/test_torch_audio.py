@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vits_jax.data import torch_audio
-from vits_jax.data.audio_files import AudioFault
+from vits_jax.data.corpora import torch_audio
+from vits_jax.data.corpora.audio_files import AudioFault
 from vits_jax.data.manifest import load_dataset
 from vits_jax.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vits_jax.data.workers import workers
+from vits_jax.data.preparing.workers import workers
 
 
 def test_results_come_in_order_and_do_not_pile_up():
@@ -36,7 +36,7 @@ def test_results_come_in_order_and_do_not_pile_up():
 PROGRAM = """
 import dataclasses, json, logging, os, sys
 from pathlib import Path
-from vits_jax.data import workers
+from vits_jax.data.preparing import workers
 def work(path, number):
     if path.exists():
         often, code = map(int, path.read_text().split())

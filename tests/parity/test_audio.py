@@ -9,8 +9,8 @@ import torch
 
 from tests.parity import oracle
 from tests.parity.comparing import assert_close
-from vits_jax.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
 from vits_jax.config import AudioConfig
+from vits_jax.model.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
 
 BOUND = 1e-5
 CONFIGS = {

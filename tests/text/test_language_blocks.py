@@ -12,7 +12,7 @@ import pytest
 import wyoming_piper
 
 from tests.data.corpora import config
-from vits_jax.data.manifest import read_config
+from vits_jax.data.voice_config import read_config
 from vits_jax.text.languages import language_block, with_language_block
 from vits_jax.text.phonemes import PHONEME_TYPES
 

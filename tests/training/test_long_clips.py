@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from tests.runs import HOP, RATE, assert_equal, leaves, small, stand_in, write_dataset
-from vits_jax.data import batches
-from vits_jax.data.buckets import Bucket
+from vits_jax.data.batching import batches
+from vits_jax.data.batching.buckets import Bucket
 from vits_jax.errors import UserError
 from vits_jax.model.synthesizer import EncodedText
 from vits_jax.training.examples import SpokenExamples

@@ -27,8 +27,8 @@ from tests.runs import (
     write_dataset,
 )
 from vits_jax.checkpoints import store
-from vits_jax.checkpoints.torch import read_ckpt
-from vits_jax.checkpoints.transfer import hears_speaker
+from vits_jax.checkpoints.piper.ckpt_file import read_ckpt
+from vits_jax.checkpoints.warm_start import hears_speaker
 from vits_jax.commands.train import main
 from vits_jax.config import Config
 from vits_jax.errors import UserError

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from vits_jax.checkpoints.piper import to_ckpt
+from vits_jax.checkpoints.piper.ckpt_file import write_ckpt
+from vits_jax.checkpoints.piper.writing import to_ckpt
 from vits_jax.checkpoints.store import Metadata
-from vits_jax.checkpoints.torch import write_ckpt
 from vits_jax.config import Config
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.state import Position, TrainState

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from vits_jax.checkpoints import piper, store
+from vits_jax.checkpoints import store
 from vits_jax.checkpoints.digests import Damaged
+from vits_jax.checkpoints.piper import reading as piper
 from vits_jax.checkpoints.store import Metadata
-from vits_jax.data.manifest import read_voice_config
+from vits_jax.data.voice_config import read_voice_config
 from vits_jax.errors import UserError
 from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, parameter_shapes
 from vits_jax.model.parameters import Parameters

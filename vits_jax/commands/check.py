@@ -14,9 +14,9 @@ from vits_jax.cli import Parser, run
 from vits_jax.commands.corpus_flags import add_corpus_flags, corpus_settings
 from vits_jax.config import FIELDS as CONFIG_FIELDS
 from vits_jax.config import Config, convert, read_yaml
-from vits_jax.data.clean import check_out, write_lines, write_rows
-from vits_jax.data.report import Report
-from vits_jax.data.settings import location
+from vits_jax.data.checks.report import Report
+from vits_jax.data.corpora.clean import check_out, write_lines, write_rows
+from vits_jax.data.corpora.settings import location
 from vits_jax.errors import UserError
 from vits_jax.presets import preset_path
 
@@ -71,11 +71,11 @@ def _main(argv: Sequence[str]) -> None:
     else:
         from rich.console import Console
 
-        from vits_jax.data.report_terminal import show
+        from vits_jax.data.checks.report_terminal import show
 
         show(report, Console())
     if flags.html is not None:
-        from vits_jax.data.report_page import write_page
+        from vits_jax.data.checks.report_page import write_page
 
         try:
             write_page(report, checked.listen, flags.html)
@@ -131,7 +131,7 @@ def _preset(quality: str) -> Config:
 
 def _kind(directory: Path) -> str:
     """A prepared directory, or a corpus of which format."""
-    from vits_jax.data.corpus import metadata_files
+    from vits_jax.data.corpora.corpus import metadata_files
 
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory: expected a corpus, or a prepared one")
@@ -164,9 +164,10 @@ def _refuse_corpus_flags(parser: Parser, flags: argparse.Namespace) -> None:
 
 
 def _check_corpus(flags: argparse.Namespace, kind: str, config: Config) -> _Checked:
-    from vits_jax.data import audio_files, examine
-    from vits_jax.data.report import make_report
-    from vits_jax.data.workers import workers
+    from vits_jax.data.checks import examine
+    from vits_jax.data.checks.report import make_report
+    from vits_jax.data.corpora import audio_files
+    from vits_jax.data.preparing.workers import workers
 
     assumed = flags.language is None and flags.phoneme_type == "espeak"
     if flags.language is None:
@@ -225,12 +226,12 @@ def _check_corpus(flags: argparse.Namespace, kind: str, config: Config) -> _Chec
 
 
 def _check_dataset(flags: argparse.Namespace, kind: str, config: Config) -> _Checked:
-    from vits_jax.data import packing
-    from vits_jax.data.audio_files import AudioFault
-    from vits_jax.data.examine_prepared import examine_prepared
-    from vits_jax.data.limits import Limits
-    from vits_jax.data.report import make_report
-    from vits_jax.data.workers import workers
+    from vits_jax.data.checks.examine_prepared import examine_prepared
+    from vits_jax.data.checks.report import make_report
+    from vits_jax.data.corpora.audio_files import AudioFault
+    from vits_jax.data.preparing.workers import workers
+    from vits_jax.data.storage import packing
+    from vits_jax.data.unusable import Limits
 
     manifest = flags.directory / "dataset.jsonl"
     if flags.write_clean is not None:
@@ -270,8 +271,8 @@ def _check_dataset(flags: argparse.Namespace, kind: str, config: Config) -> _Che
 
 def _planned(report: Report, table: Any, flags: argparse.Namespace, config: Config) -> Report:
     """The report, with what training on it would be like."""
-    from vits_jax.data.memory import predict
-    from vits_jax.data.report import plan_training
+    from vits_jax.data.checks.report import plan_training
+    from vits_jax.training.memory import predict
 
     if not report.used:
         return report

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vits_jax.cli import Parser
-from vits_jax.data.audio_files import KEEP_SECONDS, RATES
-from vits_jax.data.settings import CONTENTS, MAX_SECONDS, Settings, Speaking
-from vits_jax.data.table import WARNINGS
-from vits_jax.data.workers import available_processors
+from vits_jax.data.corpora.audio_files import KEEP_SECONDS, RATES
+from vits_jax.data.corpora.settings import CONTENTS, MAX_SECONDS, Settings, Speaking
+from vits_jax.data.corpora.table import WARNINGS
+from vits_jax.data.preparing.workers import available_processors
 from vits_jax.errors import UserError
 from vits_jax.text import PHONEME_TYPES, TEXT_CASINGS
 

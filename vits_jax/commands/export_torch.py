@@ -25,6 +25,6 @@ def _main(argv: Sequence[str]) -> None:
     )
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
-    from vits_jax.checkpoints.travel import export_ckpt
+    from vits_jax.checkpoints.piper.convert import export_ckpt
 
     export_ckpt(flags.checkpoint, flags.output, flags.voice_config)

@@ -27,8 +27,8 @@ def _main(argv: Sequence[str]) -> None:
     parser.add_argument("--voice-config", help="the voice's JSON (default: VOICE.onnx.json)")
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
-    from vits_jax.checkpoints import onnx_voice
     from vits_jax.checkpoints.source import UNHEARD
+    from vits_jax.checkpoints.voices import onnx_voice
 
     voice = onnx_voice.read(flags.voice, flags.voice_config)
     onnx_voice.write(flags.out, voice)

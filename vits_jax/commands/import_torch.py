@@ -28,6 +28,6 @@ def _main(argv: Sequence[str]) -> None:
     )
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
-    from vits_jax.checkpoints.travel import import_ckpt
+    from vits_jax.checkpoints.piper.convert import import_ckpt
 
     import_ckpt(flags.checkpoint, flags.output, flags.voice_config)

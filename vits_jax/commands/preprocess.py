@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from vits_jax.cli import Parser, run
 from vits_jax.commands.corpus_flags import add_corpus_flags, corpus_settings
-from vits_jax.data.prepare import prepare
-from vits_jax.data.settings import Output, Settings, location
-from vits_jax.data.tfds_corpora import CORPORA, convert
+from vits_jax.data.corpora.settings import Output, Settings, location
+from vits_jax.data.corpora.tfds_corpora import CORPORA, convert
+from vits_jax.data.preparing.prepare import prepare
 from vits_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from vits_jax.data.beam import Cluster
+    from vits_jax.data.preparing.beam import Cluster
 
 _LOGGER = logging.getLogger(__name__)
 _DESCRIPTION = """\
@@ -148,7 +148,7 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
         if flags.beam_options:
             raise UserError("--beam-options goes with --beam-runner")
         return settings, output, None
-    from vits_jax.data import beam  # needs more than the rest
+    from vits_jax.data.preparing import beam  # needs more than the rest
 
     beam.check_installed()
     parent = flags.cache_dir or flags.output_dir

@@ -27,7 +27,7 @@ def _main(argv: Sequence[str]) -> None:
     import soundfile
 
     from vits_jax.compilation import use_cache
-    from vits_jax.data.audio_files import AudioFault, decode, resample
+    from vits_jax.data.corpora.audio_files import AudioFault, decode, resample
     from vits_jax.voice import load
     from vits_jax.voice.speech import to_int16
 

@@ -1,4 +1,4 @@
-"""A prepared directory (``config.json``, ``dataset.jsonl``, audio), read and checked.
+"""A dataset directory (``config.json``, ``dataset.jsonl``, audio), read and checked.
 
 What is broken is refused with one line that says where; what merely cannot be trained on
 (more phoneme ids than frames) is left out by name.
@@ -16,27 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from vits_jax.data import store as stores
-from vits_jax.data.left_out import LeftOut, describe
-from vits_jax.data.limits import Limits
-from vits_jax.data.packing import pack
 from vits_jax.data.split import utterance_key
+from vits_jax.data.storage import store as stores
+from vits_jax.data.storage.packing import pack
+from vits_jax.data.unusable import LeftOut, Limits, describe
+from vits_jax.data.voice_config import VoiceConfig, is_integer, json_object, read_config, required
 from vits_jax.errors import UserError
-from vits_jax.text.languages import with_language_block
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class VoiceConfig:
-    """What ``config.json`` says of the voice; `raw` is all of it, its ``language`` whole."""
-
-    path: Path
-    sample_rate: int
-    num_symbols: int
-    num_speakers: int
-    speaker_id_map: dict[str, int]
-    raw: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -164,55 +151,6 @@ def load_dataset(
     )
 
 
-def read_config(dataset_dir: str | Path) -> VoiceConfig:
-    """Read and check a prepared directory's ``config.json``.
-
-    Raises:
-      UserError: the directory or the file is missing, or the file is not what it should be.
-    """
-    directory = Path(dataset_dir)
-    if not directory.is_dir():
-        raise UserError(
-            f"{directory} is not a directory: --dataset-dir names what preprocess wrote"
-        )
-    path = directory / "config.json"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: preprocess writes it")
-    return read_voice_config(path)
-
-
-def read_voice_config(path: Path) -> VoiceConfig:
-    """Read and check a ``config.json``, wherever it lies.
-
-    Raises:
-      UserError: the file is missing, or is not what it should be.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file: expected the config.json of a dataset")
-    raw = with_language_block(_json_object(str(path), path.read_bytes()))
-    audio = raw.get("audio")
-    if not isinstance(audio, dict):
-        raise UserError(f"{path}: no key 'audio' with a 'sample_rate' in it")
-    speakers = raw.get("speaker_id_map") or {}
-    if not isinstance(speakers, dict) or not all(_is_integer(i) for i in speakers.values()):
-        raise UserError(f"{path}: speaker_id_map should give each speaker's name a whole number")
-    config = VoiceConfig(
-        path=path,
-        sample_rate=_positive(path, audio, "sample_rate", "audio.sample_rate"),
-        num_symbols=_positive(path, raw, "num_symbols"),
-        num_speakers=_positive(path, raw, "num_speakers"),
-        speaker_id_map=speakers,
-        raw=raw,
-    )
-    for name, number in speakers.items():
-        if not 0 <= number < config.num_speakers:
-            raise UserError(
-                f"{path}: speaker_id_map gives {name!r} the id {number}, "
-                f"num_speakers is {config.num_speakers}"
-            )
-    return config
-
-
 @dataclass
 class _Columns:
     """``dataset.jsonl`` as it was read, one entry per line.
@@ -284,9 +222,9 @@ def read_entries(path: Path, config: VoiceConfig) -> Iterator[Entry | BrokenLine
     for number, start, line in _lines(path):
         where = f"{path}:{number}"
         try:
-            entry = _json_object(where, line)
-            ids = _required(where, entry, "phoneme_ids", list, "a list of whole numbers")
-            audio = _required(where, entry, "audio_norm_path", str, "the name of its audio")
+            entry = json_object(where, line)
+            ids = required(where, entry, "phoneme_ids", list, "a list of whole numbers")
+            audio = required(where, entry, "audio_norm_path", str, "the name of its audio")
             _check_ids(where, ids, config)
             speaker_id = _speaker_id(where, entry, config)
         except UserError as fault:
@@ -328,7 +266,7 @@ def _check_ids(where: str, ids: list[Any], config: VoiceConfig) -> None:
     if not ids:
         raise UserError(f"{where}: phoneme_ids is empty")
     for number in ids:
-        if not _is_integer(number) or not 0 <= number < config.num_symbols:
+        if not is_integer(number) or not 0 <= number < config.num_symbols:
             raise UserError(
                 f"{where}: phoneme id {number!r} is not a whole number "
                 f"from 0 to {config.num_symbols - 1} (num_symbols in {config.path})"
@@ -343,7 +281,7 @@ def _speaker_id(where: str, entry: dict[str, Any], config: VoiceConfig) -> int:
         raise UserError(
             f"{where}: no speaker_id, but num_speakers is {config.num_speakers} in {config.path}"
         )
-    if not _is_integer(number) or not 0 <= number < config.num_speakers:
+    if not is_integer(number) or not 0 <= number < config.num_speakers:
         raise UserError(
             f"{where}: speaker_id {number!r} is not a whole number "
             f"from 0 to {config.num_speakers - 1} (num_speakers in {config.path})"
@@ -415,40 +353,3 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             if line.strip():
                 yield number, start, line
             start += len(line)
-
-
-def _json_object(where: str, text: bytes) -> dict[str, Any]:
-    """A JSON object; `where` is the line of a one-line text, or the file of a longer one."""
-    try:
-        value = json.loads(text.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 (byte {error.start + 1})") from error
-    except json.JSONDecodeError as error:
-        line = f":{error.lineno}" if where.endswith(".json") else ""
-        raise UserError(
-            f"{where}{line}: broken JSON: {error.msg} (column {error.colno})"
-        ) from error
-    except RecursionError as error:
-        raise UserError(f"{where}: broken JSON: nested too deep") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object {{…}}, got {type(value).__name__}")
-    return value
-
-
-def _required(where: str, entry: dict[str, Any], key: str, kind: type, meaning: str) -> Any:
-    if key not in entry:
-        raise UserError(f"{where}: no key {key!r} ({meaning})")
-    if not isinstance(entry[key], kind):
-        raise UserError(f"{where}: {key} is {entry[key]!r}, expected {meaning}")
-    return entry[key]
-
-
-def _positive(path: Path, entry: dict[str, Any], key: str, shown: str | None = None) -> int:
-    value = _required(str(path), entry, key, object, "a whole number above 0")
-    if not _is_integer(value) or not 0 < value < 1 << 31:
-        raise UserError(f"{path}: {shown or key} is {value!r}, expected a whole number above 0")
-    return value
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

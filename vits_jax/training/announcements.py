@@ -8,10 +8,10 @@ import signal
 from jax.sharding import Mesh
 
 from vits_jax.config import Config
-from vits_jax.data.batches import Plan
-from vits_jax.data.left_out import describe
+from vits_jax.data.batching.batches import Plan
 from vits_jax.data.manifest import Dataset
 from vits_jax.data.split import Split
+from vits_jax.data.unusable import describe
 from vits_jax.state import Position
 from vits_jax.training.start import Start
 

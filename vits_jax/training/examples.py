@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from vits_jax import device_memory
 from vits_jax.config import Config
-from vits_jax.data.batches import Plan
-from vits_jax.data.buckets import round_up
+from vits_jax.data.batching.batches import Plan
+from vits_jax.data.batching.buckets import round_up
 from vits_jax.data.manifest import Dataset
 from vits_jax.model.networks import GENERATOR
 from vits_jax.state import Position, TrainState

@@ -14,10 +14,11 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.compilation import CompiledByShape
 from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check, check_batch
-from vits_jax.data.batches import Batch, batches
-from vits_jax.data.manifest import VoiceConfig, load_dataset, read_config
-from vits_jax.data.planning import Planner
+from vits_jax.data.batching.batches import Batch, batches
+from vits_jax.data.batching.planning import Planner
+from vits_jax.data.manifest import load_dataset
 from vits_jax.data.split import split
+from vits_jax.data.voice_config import VoiceConfig, read_config
 from vits_jax.state import Position
 from vits_jax.training import schedule
 from vits_jax.training.announcements import announce, conclude, warn_if_over

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vits_jax.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
 from vits_jax.config import Config, OptimizerConfig
+from vits_jax.model.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
 from vits_jax.model.discriminator import Features
 from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, Networks
 from vits_jax.model.parameters import Parameters, bind

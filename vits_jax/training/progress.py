@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from vits_jax.data.batches import Batch
+from vits_jax.data.batching.batches import Batch
 from vits_jax.training.events import Events
 
 _LOGGER = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vits_jax.checkpoints.store import DIRECTORY
-from vits_jax.data.batches import Batch
+from vits_jax.data.batching.batches import Batch
 from vits_jax.data.manifest import Dataset
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.training.progress import StepNumbers

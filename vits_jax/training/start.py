@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.source import Source, open_checkpoint, open_newest
-from vits_jax.checkpoints.transfer import VOCODER, Transfer, from_single_speaker, warm_start
+from vits_jax.checkpoints.warm_start import VOCODER, Transfer, from_single_speaker, warm_start
 from vits_jax.compilation import jit
 from vits_jax.config import Config, OptimizerConfig
 from vits_jax.config_checks import CHECKPOINT_FLAGS
-from vits_jax.data.batches import Plan
-from vits_jax.data.planning import Planner
+from vits_jax.data.batching.batches import Plan
+from vits_jax.data.batching.planning import Planner
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.state import Position, TrainState, abstract_state, create_state

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from vits_jax.compilation import CompiledByShape
 from vits_jax.config import Config
-from vits_jax.data.batches import Batch, Plan, batches, validation_plan
-from vits_jax.data.buckets import Bucket
+from vits_jax.data.batching.batches import Batch, Plan, batches, validation_plan
+from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vits_jax.audio import spectrogram
 from vits_jax.compilation import jit
 from vits_jax.config import Config
+from vits_jax.model.audio import spectrogram
 from vits_jax.model.networks import abstract_networks
 from vits_jax.model.parameters import Parameters, bind
 from vits_jax.model.randomness import RowRandomness

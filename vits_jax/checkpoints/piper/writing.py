@@ -1,0 +1,132 @@
+"""A checkpoint as Piper's trainer writes its own, for ``piper.train fit --ckpt_path``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vits_jax.checkpoints.store import Metadata
+from vits_jax.config import Config, OptimizerConfig
+from vits_jax.model.networks import NETWORKS, parameter_shapes
+from vits_jax.state import TrainState
+
+_LIGHTNING = "2.5.0"  # the oldest whose checkpoints look like the ones written here
+
+
+def to_ckpt(state: TrainState, metadata: Metadata) -> dict[str, Any]:
+    """The content of a ``.ckpt`` that ``piper.train fit --ckpt_path`` continues from.
+
+    Args:
+        state: a whole one, of numpy arrays.
+        metadata: the checkpoint's.
+    """
+    config, shapes = metadata.config, parameter_shapes(metadata.config)
+    step, position = int(state.step), metadata.position
+    o = config.optimizer
+    now, now_d = metadata.learning_rates()
+    rates = (
+        (o.learning_rate, now, o.lr_decay, o.betas),
+        (o.learning_rate_d, now_d, o.lr_decay_d, o.betas_d),
+    )
+    return {
+        "epoch": position.epoch,
+        "global_step": len(NETWORKS) * step,
+        "pytorch-lightning_version": _LIGHTNING,
+        "state_dict": {
+            f"{network}.{name}": state.params[network][name]
+            for network in NETWORKS
+            for name in shapes[network]
+        },
+        "loops": {"fit_loop": _fit_loop(step, position.epoch, position.batch)},
+        "callbacks": {},
+        "optimizer_states": [
+            _optimizer_state(state.optimizer[network], list(shapes[network]), o, rate)
+            for network, rate in zip(NETWORKS, rates)
+        ],
+        "lr_schedulers": [
+            {
+                "gamma": decay,
+                "base_lrs": [rate],
+                "last_epoch": position.epoch,
+                "_step_count": position.epoch + 1,
+                "_last_lr": [current],
+            }
+            for rate, current, decay, _ in rates
+        ],
+        "hparams_name": "kwargs",
+        "hyper_parameters": hyperparameters(config),
+    }
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """Of Piper's own flags those that it knows; with any other, its command line stops."""
+    values = config.to_dict()
+    o, taken = values["optimizer"], {}
+    for name in (
+        *("learning_rate", "learning_rate_d", "betas", "betas_d", "eps"),
+        *("lr_decay", "lr_decay_d", "c_kl"),
+    ):
+        taken[name] = o[name]
+    model = {n: v for n, v in values["model"].items() if n != "discriminator_width"}
+    c_mel = int(o["c_mel"]) if float(o["c_mel"]).is_integer() else o["c_mel"]  # theirs is an int
+    more = {"batch_size": config.data.batch_size or 32, "c_mel": c_mel}
+    return {**values["audio"], **model, **taken, **more}
+
+
+def _optimizer_state(
+    moments: Mapping[str, Any],
+    names: Sequence[str],
+    o: OptimizerConfig,
+    rate: tuple[float, float, float, tuple[float, float]],
+) -> dict[str, Any]:
+    base, current, _, betas = rate
+    count = np.asarray(moments["count"], np.float32)
+    return {
+        "state": {
+            i: {"step": count, "exp_avg": moments["mu"][n], "exp_avg_sq": moments["nu"][n]}
+            for i, n in enumerate(names)
+        },
+        "param_groups": [
+            {
+                "lr": current,
+                "betas": tuple(betas),
+                "eps": o.eps,
+                "weight_decay": o.weight_decay,
+                "amsgrad": False,
+                "maximize": False,
+                "foreach": None,
+                "capturable": False,
+                "differentiable": False,
+                "fused": None,
+                "decoupled_weight_decay": True,
+                "initial_lr": base,
+                "params": list(range(len(names))),
+            }
+        ],
+    }
+
+
+def _fit_loop(step: int, epoch: int, batch: int) -> dict[str, Any]:
+    """Lightning's account of where it is: without it, it begins again at step 0."""
+
+    def progress(total: int, current: int, *names: str) -> dict[str, dict[str, int]]:
+        return {"total": dict.fromkeys(names, total), "current": dict.fromkeys(names, current)}
+
+    full, short = ("ready", "started", "processed", "completed"), ("ready", "completed")
+    none = {"step": progress(0, 0, *short), "zero_grad": progress(0, 0, *full[:2], "completed")}
+    steps = len(NETWORKS) * step
+    return {
+        "state_dict": {},
+        "epoch_loop.state_dict": {"_batches_that_stepped": step},
+        "epoch_loop.batch_progress": progress(step, batch, *full) | {"is_last_batch": False},
+        "epoch_loop.scheduler_progress": progress(0, 0, *short),
+        "epoch_loop.automatic_optimization.state_dict": {},
+        "epoch_loop.automatic_optimization.optim_progress": {"optimizer": none},
+        "epoch_loop.manual_optimization.state_dict": {},
+        "epoch_loop.manual_optimization.optim_step_progress": progress(steps, steps, *short),
+        "epoch_loop.val_loop.state_dict": {},
+        "epoch_loop.val_loop.batch_progress": progress(0, 0, *full) | {"is_last_batch": False},
+        "epoch_progress": progress(epoch, epoch, *full),
+    }

@@ -1,0 +1,1 @@
+"""Voices (``.onnx``) as checkpoints: the file, its graph, the weights in it."""

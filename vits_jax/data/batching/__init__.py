@@ -1,0 +1,1 @@
+"""Which utterances make a batch, of which shape, in which order."""

@@ -1,0 +1,321 @@
+"""The batch plan: which utterances are trained on together, in which shape and order.
+
+A plan is a pure function of the dataset's lengths, the seed and the epoch, so every
+process computes the same one and loads only its own rows, and a run continues exactly
+where it stopped from two numbers: epoch and batch in epoch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from vits_jax.data.batching.buckets import (
+    Bucket,
+    Schedule,
+    assign,
+    choose_buckets,
+    rows_within,
+    schedule,
+)
+
+if TYPE_CHECKING:
+    from vits_jax.data.manifest import Dataset
+
+Batch = dict[str, np.ndarray]
+
+
+class Lengths(Protocol):
+    """What a plan is made of: a `Dataset`, or a `Table` of one."""
+
+    @property
+    def samples(self) -> Any:
+        """int32 ``[utterances]``, length of the audio."""
+
+    @property
+    def id_lengths(self) -> Any:
+        """int32 ``[utterances]``, phoneme ids."""
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The batches of one epoch, in order: the rows of all of them, one batch after another.
+
+    Attributes:
+      buckets: int ``[steps]``, index of each batch's bucket.
+      starts: int64 ``[steps + 1]``, where each batch begins in `rows`, and where the last ends.
+      rows: int64 ``[all rows]``, rows of the dataset.
+      weight: float32 ``[all rows]``: 1, or 0 for a row that repeats another of its batch to
+        fill it.
+    """
+
+    buckets: np.ndarray
+    starts: np.ndarray
+    rows: np.ndarray
+    weight: np.ndarray
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the dataset and weights of one batch."""
+        part = slice(self.starts[step], self.starts[step + 1])
+        return self.rows[part], self.weight[part]
+
+    def used(self, step: int) -> list[int]:
+        """Rows of the dataset in one batch, none repeated; they are its first."""
+        rows, weight = self.batch(step)
+        return rows[weight > 0].tolist()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How some rows of a dataset become batches.
+
+    Attributes:
+      buckets: the shapes, their rows over all processes; not each of them need occur.
+      hop_length: samples per frame.
+      seed: of the shuffling; None: always the same order.
+      members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
+      schedule: batches of each bucket.
+      padding: share of an epoch's frames that no utterance fills.
+    """
+
+    buckets: tuple[Bucket, ...]
+    hop_length: int
+    seed: int | None
+    members: tuple[np.ndarray, ...]
+    schedule: Schedule
+    padding: float
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of every epoch."""
+        return sum(self.schedule.batches)
+
+    @property
+    def used_buckets(self) -> tuple[Bucket, ...]:
+        """The shapes that occur, each of which is compiled once."""
+        return tuple(b for b, n in zip(self.buckets, self.schedule.batches, strict=True) if n)
+
+    def epoch(self, epoch: int) -> EpochPlan:
+        """The batches of an epoch: each row in exactly one of them, with weight 1."""
+        random = None if self.seed is None else np.random.default_rng([self.seed, epoch])
+        rows, weight = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        carried = np.empty(0, np.int64)
+        for bucket, members, batches, carries in zip(
+            self.buckets, self.members, self.schedule.batches, self.schedule.carries, strict=True
+        ):
+            pool, size = np.concatenate([carried, members]), bucket.rows
+            if random is not None:
+                random.shuffle(pool)
+            used = min(len(pool), batches * size)
+            carried = pool[used:] if carries else carried[:0]
+            if batches:
+                # Only the last batch can lack rows, and it has one at least to repeat.
+                index = np.arange(batches * size)
+                index[-size:] = index[-size] + np.arange(size) % (used - (batches - 1) * size)
+                rows.append(pool[index])
+                weight.append((np.arange(batches * size) < used).astype(np.float32))
+        buckets = np.repeat(np.arange(len(self.buckets)), self.schedule.batches)
+        sizes = np.array([bucket.rows for bucket in self.buckets])[buckets]
+        steps = self.steps_per_epoch
+        order = np.arange(steps) if random is None else random.permutation(steps)
+        ends, starts = np.cumsum(sizes), np.concatenate([[0], np.cumsum(sizes[order])])
+        # Each batch's rows move together, from where they stand to where the order puts them.
+        moved = np.repeat((ends - sizes)[order] - starts[:-1], sizes[order])
+        index = np.arange(starts[-1]) + moved
+        return EpochPlan(
+            buckets[order], starts, np.concatenate(rows)[index], np.concatenate(weight)[index]
+        )
+
+
+def make_plan(
+    dataset: Lengths,
+    rows: np.ndarray,
+    *,
+    batch_size: int | None = None,
+    batch_frames: int | None = None,
+    devices: int = 1,
+    hop_length: int,
+    segment_frames: int,
+    num_buckets: int,
+    seed: int,
+) -> Plan:
+    """The plan of the rows that are trained on, shuffled anew each epoch.
+
+    Args:
+      dataset: gives the lengths.
+      rows: int ``[…]``, rows to train on; at least one.
+      batch_size: rows of every batch, over all processes; or
+      batch_frames: frames of a batch, over all processes: long utterances make batches of
+        fewer rows (`rows_within`). One of the two.
+      devices: rows within `batch_frames` are a multiple of it.
+      hop_length: samples per frame.
+      segment_frames: frames that the decoder generates; every bucket holds so many.
+      num_buckets: most shapes.
+      seed: of the shuffling.
+    """
+
+    def rows_of(frames: int) -> int:
+        if batch_size is not None and batch_frames is None:
+            return batch_size
+        if batch_frames is not None and batch_size is None:
+            return rows_within(batch_frames, frames, segment_frames, devices)
+        raise ValueError(f"batch_size {batch_size}, batch_frames {batch_frames}: expected one")
+
+    lengths = lengths_of(dataset, rows, hop_length)
+    buckets = choose_buckets(*lengths, rows_of, num_buckets, segment_frames)
+    return plan_in(buckets, dataset, rows, hop_length=hop_length, seed=seed)
+
+
+def validation_plan(plan: Plan, dataset: Lengths, rows: np.ndarray) -> tuple[Plan, np.ndarray]:
+    """The plan of other rows in the same shapes, never shuffled, and the rows that fit none.
+
+    Only shapes that training compiles are used. Without rows the plan has no steps.
+    """
+    phonemes, frames = lengths_of(dataset, rows, plan.hop_length)
+    largest = plan.used_buckets[-1]
+    fits = (phonemes <= largest.phonemes) & (frames <= largest.frames)
+    held = plan_in(plan.used_buckets, dataset, rows[fits], hop_length=plan.hop_length, seed=None)
+    return held, rows[~fits]
+
+
+def plan_in(
+    buckets: tuple[Bucket, ...],
+    dataset: Lengths,
+    rows: np.ndarray,
+    *,
+    hop_length: int,
+    seed: int | None,
+    epoch: Schedule | None = None,
+) -> Plan:
+    """The plan of some rows in given shapes, and with a given schedule (default: the cheapest).
+
+    Raises:
+      ValueError: a row fits no bucket.
+    """
+    phonemes, frames = lengths_of(dataset, rows, hop_length)
+    bucket_of = assign(buckets, phonemes, frames)
+    members = tuple(np.asarray(rows, np.int64)[bucket_of == i] for i in range(len(buckets)))
+    if epoch is None:
+        epoch = schedule(tuple(map(len, members)), buckets)
+    padded = sum(n * b.rows * b.frames for n, b in zip(epoch.batches, buckets, strict=True))
+    padding = 1 - int(frames.sum()) / padded if padded else 0.0
+    return Plan(buckets, hop_length, seed, members, epoch, padding)
+
+
+def lengths_of(
+    dataset: Lengths, rows: np.ndarray, hop_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Phoneme ids and frames that each row needs; a last, partial frame needs a whole one."""
+    samples = np.asarray(dataset.samples)[rows].astype(np.int64)
+    return np.asarray(dataset.id_lengths)[rows], -(-samples // hop_length)
+
+
+def load_batch(
+    dataset: Dataset,
+    bucket: Bucket,
+    rows: Sequence[int] | np.ndarray,
+    weight: np.ndarray,
+    hop_length: int,
+) -> Batch:
+    """Read some rows and pad them with zeros to a bucket's shape.
+
+    Returns:
+      ``phoneme_ids`` int32 ``[rows, phonemes]``, ``phoneme_lengths`` int32 ``[rows]``,
+      ``audio`` int16 ``[rows, frames · hop_length]``, ``audio_lengths`` (samples) int32
+      ``[rows]``, ``speaker_ids`` int32 ``[rows]``, ``weight`` float32 ``[rows]``.
+    """
+    phoneme_ids = np.zeros((len(rows), bucket.phonemes), np.int32)
+    audio = np.zeros((len(rows), bucket.frames * hop_length), np.int16)
+    for i, row in enumerate(rows):
+        ids, samples = dataset.phoneme_ids(row), dataset.audio(row)
+        phoneme_ids[i, : len(ids)] = ids
+        audio[i, : len(samples)] = samples
+    return {
+        "phoneme_ids": phoneme_ids,
+        "phoneme_lengths": dataset.id_lengths[rows].astype(np.int32),
+        "audio": audio,
+        "audio_lengths": dataset.samples[rows].astype(np.int32),
+        "speaker_ids": dataset.speaker_ids[rows].astype(np.int32),
+        "weight": np.asarray(weight, np.float32),
+    }
+
+
+def batches(
+    dataset: Dataset,
+    plan: Plan,
+    epoch: int = 0,
+    start_batch: int = 0,
+    num_batches: int | None = None,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 4,
+    prefetch: int = 8,
+) -> Iterator[tuple[Bucket, Batch]]:
+    """Batches in order, read ahead by threads.
+
+    Args:
+      dataset: to read from.
+      plan: of the batches.
+      epoch, start_batch: the first batch, as positions in the plan.
+      num_batches: how many, into later epochs if need be (default: the rest of the epoch).
+      process_index, process_count: this process gets rows
+        ``[process_index · n : (process_index + 1) · n]`` of each batch, n = rows / processes.
+      num_threads: that read.
+      prefetch: batches held ready.
+
+    Yields:
+      The batch's shape, and this process's rows of it.
+    """
+    import grain  # takes seconds to import: only where batches are read
+
+    for bucket in plan.used_buckets:
+        if bucket.rows % process_count:
+            raise ValueError(f"{bucket.rows} rows do not divide by {process_count} processes")
+    if num_batches is None:
+        num_batches = plan.steps_per_epoch - start_batch
+    if num_batches <= 0:
+        return
+    source = _Source(
+        dataset=dataset,
+        plan=plan,
+        first=epoch * plan.steps_per_epoch + start_batch,
+        length=num_batches,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+    yield from grain.MapDataset.source(source).to_iter_dataset(options)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Random access to a process's part of consecutive batches, for Grain."""
+
+    dataset: Dataset
+    plan: Plan
+    first: int
+    length: int
+    process_index: int
+    process_count: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Bucket, Batch]:
+        epoch, step = divmod(self.first + int(index), self.plan.steps_per_epoch)
+        planned = self._epoch(epoch)
+        bucket = self.plan.buckets[planned.buckets[step]]
+        size = bucket.rows // self.process_count
+        part = slice(self.process_index * size, (self.process_index + 1) * size)
+        rows, weight = (array[part] for array in planned.batch(step))
+        return bucket, load_batch(self.dataset, bucket, rows, weight, self.plan.hop_length)
+
+    @functools.cached_property
+    def _epoch(self) -> functools._lru_cache_wrapper[EpochPlan]:
+        # Two: threads read ahead into the next epoch while this one is not done.
+        return functools.lru_cache(maxsize=2)(self.plan.epoch)

@@ -1,0 +1,1 @@
+"""What `check` and `preprocess` say of a corpus: examined, reported, on a page."""

@@ -1,0 +1,1 @@
+"""Corpora as users have them: rows, recordings, settings; nothing is written."""

@@ -1,0 +1,1 @@
+"""A corpus to a dataset directory, by worker processes or by Beam."""

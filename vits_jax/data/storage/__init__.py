@@ -1,0 +1,1 @@
+"""Audio on disk: TFDS datasets of ArrayRecord shards, built in constant memory."""
