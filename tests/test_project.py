@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import math
 import os
 import re
@@ -45,10 +46,10 @@ def test_a_warning_in_our_code_is_an_error() -> None:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
 
-# The layers
+# The rooms
 
 
-def _imports(path: Path) -> set[str]:
+def _imports(path: Path, *, only_ours: bool = False) -> set[str]:
     """Modules that a file names, inside functions too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -56,34 +57,107 @@ def _imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return {name for name in found if name.startswith("vits_jax.")} if only_ours else found
 
 
-# What Piper's trainer writes can be read with torch alone: its cached audio, in the room that
-# reads audio. The functions import it, so that nothing else needs it.
-TORCH = {PACKAGE / "data" / "torch_audio.py", PACKAGE / "checkpoints" / "torch.py"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Each room, and the rooms that it may import from. All may import the files beside the rooms,
+# which import no room themselves, but for the doors: those open a command each.
+MAY_IMPORT: dict[str, set[str]] = {
+    "text": set(),
+    "data": {"text"},
+    "model": set(),
+    "state": {"model"},
+    "checkpoints": {"data", "model", "state"},
+    "voice": {"text", "data", "model", "state", "checkpoints"},
+    "training": {"data", "model", "state", "checkpoints", "voice"},
+    "benchmarks": {"data", "model", "state", "checkpoints", "voice", "training"},
+    "commands": {"text", "data", "checkpoints", "voice", "training", "benchmarks"},
+}
+DOORS = {"train", "preprocess", "check", "infer", "export_onnx", "voice_conversion"}
+LAZY = {"__init__": {"voice"}}  # vits_jax.load
+
+# What Piper's trainer writes can be read with torch alone; Piper itself is measured beside.
+# The functions import it, so that nothing else needs it.
+TORCH = {
+    PACKAGE / "data" / "corpora" / "torch_audio.py",
+    PACKAGE / "checkpoints" / "piper" / "ckpt_file.py",
+    PACKAGE / "benchmarks" / "piper_step.py",
+    PACKAGE / "benchmarks" / "piper_voice.py",
+}
 
 
-@pytest.mark.parametrize(
-    ("room", "forbidden"),
-    [
-        ("data", ("jax", "flax", "vits_jax.model", "vits_jax.training", "vits_jax.voice")),
-        ("text", ("jax", "flax", "vits_jax.data", "vits_jax.model", "vits_jax.training")),
-        ("model", ("vits_jax.data", "vits_jax.training", "vits_jax.checkpoints", "vits_jax.voice")),
-        ("checkpoints", ("vits_jax.training", "vits_jax.voice")),
-        ("", ("torch", "tensorflow")),
-    ],
-)
-def test_dependencies_point_downwards(room: str, forbidden: tuple[str, ...]) -> None:
-    files = [path for path in (PACKAGE / room).rglob("*.py") if path not in TORCH]
-    assert files
-    wrong = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in files
-        for name in _imports(path)
-        if any(name == other or name.startswith(f"{other}.") for other in forbidden)
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_a_row():
+    folders = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
+    assert folders | {"state"} == set(MAY_IMPORT)
+    for folder in PACKAGE.rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(folder.read_text(encoding="utf-8"))), folder
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_dependencies_point_downwards(path: Path):
+    room = _room(path)
+    if room in DOORS:
+        allowed = {"commands"}
+    else:
+        allowed = MAY_IMPORT.get(room, LAZY.get(room, set())) | {room}
+    rooms = {name.split(".")[1] for name in _imports(path, only_ours=True)} & set(MAY_IMPORT)
+    assert rooms <= allowed
+    foreign = {name.split(".")[0] for name in _imports(path)}
+    if path not in TORCH:
+        assert not foreign & {"torch", "tensorflow"}
+    if room in ("data", "text"):
+        assert not foreign & {"jax", "flax"}
+
+
+def test_the_picture_of_the_house_is_true():
+    """docs/architecture.md: every arrow may be, and every file it names is there."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = page.split("```mermaid\n")[1].split("```")[0]
+    arrows = set(re.findall(r"(\w+)(?:\[.*?\])? --> (\w+)", picture))
+    assert {room for arrow in arrows for room in arrow} - {"doors"} == set(MAY_IMPORT)
+    assert {(a, b) for a, b in arrows if a != "doors" and b not in MAY_IMPORT[a]} == set()
+    assert [name for name in re.findall(r"`(\w+(?:/\w+)*\.py)`", page) if not _is_there(name)] == []
+    rooms_and_modules = re.findall(rf"`((?:{'|'.join(MAY_IMPORT)})/\w+)`", page)
+    assert rooms_and_modules
+    for name in rooms_and_modules:
+        assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), name
+
+
+def _is_there(name: str) -> bool:
+    return (PACKAGE / name).is_file() or (ROOT / name).is_file()
+
+
+def test_no_circles():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in FILES
+    }
+    graph = {}
+    for module, path in modules.items():
+        names = _imports(path, only_ours=True)
+        parents = {name.rpartition(".")[0] for name in names - set(modules)}
+        graph[module] = (names | parents) & set(modules) - {module, "vits_jax"}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_no_private_name_is_used_in_another_file():
+    borrowed = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in FILES
+        for name in _imports(path, only_ours=True)
+        if name.rpartition(".")[2].startswith("_") and not name.endswith("__")
     ]
-    assert wrong == []
+    assert borrowed == []
+
+
+def test_no_file_is_long():
+    assert max(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES) <= 400
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import resource
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import jax
 import psutil
-from jax.sharding import Mesh
 
-from vits_jax.config import Config
 from vits_jax.errors import RunFailed
-from vits_jax.training.memory import predict, preset_of
-
-_LOGGER = logging.getLogger(__name__)
 
 LOWER = (
     "lower --batch-size (or --batch-frames, a budget of frames for each batch), or leave out long "
@@ -98,7 +92,7 @@ def explained(
         what, program = about()
         device = jax.devices()[0] if program is None else _device_of(program)
         needs = (None if program is None else asked(program)) or _asked_in(str(error))
-        numbers = (f"it asks for {gigabytes(needs)}" if needs else "", _has(device))
+        numbers = (f"it asks for {gigabytes(needs)}" if needs else "", shown(device))
         told = ", ".join(filter(None, numbers))
         raise RunFailed(f"out of memory in {what}: {told}: {advice}") from error
 
@@ -114,7 +108,8 @@ def _asked_in(message: str) -> int | None:
     return round(float(found[1]) * _UNITS[found[2]]) if found else None
 
 
-def _has(device: jax.Device) -> str:
+def shown(device: jax.Device) -> str:
+    """What a device has, in words."""
     size = capacity(device)
     return f"the device ({device.device_kind}) has {'?' if size is None else gigabytes(size)}"
 
@@ -122,30 +117,3 @@ def _has(device: jax.Device) -> str:
 def gigabytes(size: int) -> str:
     """As people write it: 9.9 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def announce(config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh) -> None:
-    """Say, before anything is compiled, what the largest batch will take of what there is.
-
-    Args:
-        config: of the run.
-        shapes: rows of a batch over all devices, phonemes and frames; at least one.
-        mesh: the devices.
-    """
-    device, preset = mesh.devices.flat[0], preset_of(config)
-    if preset is None:
-        _LOGGER.info("memory: %s; what this model takes is not known before", _has(device))
-        return
-    # CPU devices have one memory together.
-    share, size = (mesh.size if device.platform == "cpu" else 1), capacity(device)
-    predicted = {
-        shape: share * (predict(preset, shape[0] // mesh.size, *shape[1:]) or 0) for shape in shapes
-    }
-    largest = max(predicted, key=predicted.__getitem__)
-    too_much = size is not None and predicted[largest] > size
-    _LOGGER.log(
-        logging.WARNING if too_much else logging.INFO,
-        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s, %s%s",
-        *(" x ".join(map(str, largest)), gigabytes(predicted[largest]), _has(device)),
-        f"; where it runs out, {LOWER}" if too_much else "",
-    )

@@ -1,1 +1,5 @@
-"""Recordings to batches: corpus, audio files, store, manifest, batch plan. No JAX here."""
+"""Recordings to batches; no JAX here.
+
+`manifest` reads a dataset directory, `unusable` says what of it cannot be trained on; the
+rooms: ``corpora``, ``checks``, ``preparing``, ``storage``, ``batching``.
+"""

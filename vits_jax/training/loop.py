@@ -20,7 +20,7 @@ from vits_jax.data.manifest import load_dataset
 from vits_jax.data.split import split
 from vits_jax.data.voice_config import VoiceConfig, read_config
 from vits_jax.state import Position
-from vits_jax.training import schedule
+from vits_jax.training import memory, schedule
 from vits_jax.training.announcements import announce, conclude, warn_if_over
 from vits_jax.training.evaluation import Evaluator, due
 from vits_jax.training.examples import SpokenExamples
@@ -96,7 +96,7 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
         write_yaml(config, run_dir / "config.yaml")
     announce(config, mesh, dataset, parts, plan)
     shapes = [(b.rows, b.phonemes, b.frames) for b in plan.used_buckets]
-    device_memory.announce(config, shapes, mesh)
+    memory.announce(config, shapes, mesh)
 
     # State
     advice = "use a smaller --quality, or a device with more memory"

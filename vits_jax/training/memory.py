@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from jax.sharding import Mesh
+
 from vits_jax.config import FIELDS, Config, convert, read_yaml
+from vits_jax.device_memory import LOWER, capacity, gigabytes, shown
 from vits_jax.presets import preset_path
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class _Memory(NamedTuple):
@@ -56,3 +63,30 @@ def preset_of(config: Config) -> str | None:
         if sizes.items() <= model.items():
             return name
     return None
+
+
+def announce(config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh) -> None:
+    """Say, before anything is compiled, what the largest batch will take of what there is.
+
+    Args:
+        config: of the run.
+        shapes: rows of a batch over all devices, phonemes and frames; at least one.
+        mesh: the devices.
+    """
+    device, preset = mesh.devices.flat[0], preset_of(config)
+    if preset is None:
+        _LOGGER.info("memory: %s; what this model takes is not known before", shown(device))
+        return
+    # CPU devices have one memory together.
+    share, size = (mesh.size if device.platform == "cpu" else 1), capacity(device)
+    predicted = {
+        shape: share * (predict(preset, shape[0] // mesh.size, *shape[1:]) or 0) for shape in shapes
+    }
+    largest = max(predicted, key=predicted.__getitem__)
+    too_much = size is not None and predicted[largest] > size
+    _LOGGER.log(
+        logging.WARNING if too_much else logging.INFO,
+        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s, %s%s",
+        *(" x ".join(map(str, largest)), gigabytes(predicted[largest]), shown(device)),
+        f"; where it runs out, {LOWER}" if too_much else "",
+    )
