@@ -94,11 +94,31 @@ def _parser() -> Parser:
     add("--json", action="store_true", help="print the report as JSON")
     add("--html", type=Path, metavar="FILE", help="write the report as a page, with players")
     add("--write-clean", type=Path, metavar="OUT", help="write metadata of the rows that are used")
-    add("--batch-size", type=int, metavar="N", help=f"train's (default: {DEFAULT_BATCH_SIZE})")
-    add("--batch-frames", type=int, metavar="N", help="train's instead, on one device")
-    add("--quality", default="medium", metavar="NAME", help="train's preset (default: medium)")
-    add("--max-phoneme-ids", type=int, metavar="N", help="train's: leave out longer texts")
-    add("--max-frames", type=int, metavar="N", help="train's: leave out longer recordings")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"as of train, for the report's batches and memory (default: {DEFAULT_BATCH_SIZE})",
+    )
+    add("--batch-frames", type=int, metavar="N", help="as of train, instead of --batch-size")
+    add(
+        "--quality",
+        default="medium",
+        metavar="NAME",
+        help="preset to train with, for the report (default: medium)",
+    )
+    add(
+        "--max-phoneme-ids",
+        type=int,
+        metavar="N",
+        help="as of train: leave out texts with more phoneme ids",
+    )
+    add(
+        "--max-frames",
+        type=int,
+        metavar="N",
+        help="as of train: leave out recordings with more frames",
+    )
     corpus = parser.add_argument_group("of a corpus, as preprocess has them")
     corpus.add_argument(
         "--dataset-format",

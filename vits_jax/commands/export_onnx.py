@@ -49,13 +49,21 @@ def _parser() -> Parser:
         help="run directory (its latest step), one step of it, or Piper's .ckpt",
     )
     parser.add_argument("output", metavar="VOICE.onnx", help="written with its companions")
-    parser.add_argument("--voice-config", metavar="FILE", help="config.json that goes with a .ckpt")
     parser.add_argument(
-        "--alignments", action="store_true", help="list the phonemes' durations as a second output"
+        "--voice-config",
+        metavar="FILE",
+        help="the config.json of the dataset that a .ckpt was trained on",
     )
-    parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
     parser.add_argument(
-        "--quantize", action="store_true", help="weights in eight bits: under a third of the size"
+        "--alignments", action="store_true", help="give the phonemes' durations as a second output"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="store weights as float16: half the size"
+    )
+    parser.add_argument(
+        "--quantize",
+        action="store_true",
+        help="store weights in eight bits: under a third of the size",
     )
     parser.add_argument(
         "--streaming", action="store_true", help="write an encoder and a decoder as well"

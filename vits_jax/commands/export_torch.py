@@ -21,7 +21,10 @@ def _main(argv: Sequence[str]) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("output", metavar="OUT.ckpt", type=Path)
     parser.add_argument(
-        "--voice-config", metavar="FILE", type=Path, help="config.json that goes with a .ckpt"
+        "--voice-config",
+        metavar="FILE",
+        type=Path,
+        help="the config.json of the dataset that a .ckpt was trained on",
     )
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.

@@ -75,7 +75,7 @@ OTHERS: Others = {
 
 # `infer`'s, from both trainers and from `piper` itself
 OTHERS_OF_INFER: Others = {
-    "model": ((), "use --checkpoint (a voice.onnx becomes one with tools/import_onnx.py)"),
+    "model": ((), "use --checkpoint (a voice.onnx becomes one with vits-jax import-onnx)"),
     "config": ((), "use --voice-config, for a .ckpt: others know their own"),
     "input_file": ((), "use --text, or JSON lines with phoneme_ids or text on stdin"),
     "output_file": ((), "use --output-dir, where line n becomes n.wav, or --output-raw"),

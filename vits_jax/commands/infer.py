@@ -250,59 +250,80 @@ def _timing(
 
 
 def _parser() -> Parser:
-    parser = Parser("infer", "Speak JSON lines from stdin, a text or phoneme ids.")
+    parser = Parser("infer", "Turn a text, phoneme ids, or JSON lines from stdin into speech.")
     parser.add_argument(
         "--checkpoint",
         required=True,
-        help="run directory (its latest step), one step of it, or Piper's .ckpt",
+        help="a run directory (its latest step is used), one step of it, or a .ckpt of Piper's",
     )
-    parser.add_argument("--voice-config", metavar="FILE", help="config.json that goes with a .ckpt")
-    parser.add_argument("--output-dir", help="where 0.wav, 1.wav, ... are written")
     parser.add_argument(
-        "--output-raw", action="store_true", help="raw samples to stdout instead (for aplay)"
+        "--voice-config",
+        metavar="FILE",
+        help="the config.json of the dataset that a .ckpt was trained on",
+    )
+    parser.add_argument("--output-dir", help="directory to write 0.wav, 1.wav, ... into")
+    parser.add_argument(
+        "--output-raw",
+        action="store_true",
+        help="write raw samples to stdout instead of files (for aplay)",
     )
     parser.add_argument(
         "--sample-format",
         choices=["int16", "float32"],
         default="int16",
-        help="int16, the loudest sample at full scale, or float32 as it comes (default: int16)",
+        help="int16: scaled so that the loudest sample is full scale; float32: as the model gives it "
+        "(default: int16)",
     )
-    parser.add_argument("--text", help="speak this (needs vits_jax[preprocess])")
-    parser.add_argument("--phoneme-ids", metavar="IDS", help='or these: "1 0 20 0 2"')
+    parser.add_argument("--text", help="text to speak (needs vits_jax[preprocess])")
+    parser.add_argument(
+        "--phoneme-ids",
+        metavar="IDS",
+        help='phoneme ids to speak, separated by spaces: "1 0 20 0 2"',
+    )
     parser.add_argument(
         "--speaker",
         "--speaker-id",
         metavar="NAME|ID",
-        help="who speaks what does not say who (default: 0)",
+        help="speaker, by name or id, for input that names none (default: 0)",
     )
     parser.add_argument(
-        "--noise-scale", type=float, default=0.667, help="variation of the sound (default: 0.667)"
+        "--noise-scale",
+        type=float,
+        default=0.667,
+        help="how much the sound varies; 0: not at all (default: 0.667)",
     )
     parser.add_argument(
-        "--length-scale", type=float, default=1.0, help="above 1 is slower (default: 1)"
+        "--length-scale",
+        type=float,
+        default=1.0,
+        help="how long phonemes last; above 1 is slower (default: 1)",
     )
     parser.add_argument(
         "--noise-w",
         "--noise-w-scale",
         type=float,
         default=0.8,
-        help="variation of the durations (default: 0.8)",
+        help="how much durations vary; 0: not at all (default: 0.8)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of that variation (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random numbers (default: 0)"
+    )
     parser.add_argument(
         "--sentence-silence",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="silence between the sentences of a text (default: 0)",
+        help="silence to put between the sentences of a text (default: 0)",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
-        help="sentences of similar length at once (default: 1 on CPU, else 16)",
+        help="sentences to speak at once, of similar length (default: 1 on CPU, else 16)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="a JSON line for each file: when each phoneme is spoken"
+        "--json",
+        action="store_true",
+        help="print a JSON line for each file: when each phoneme is spoken",
     )
     # The old trainer's, which wrote it into the files whatever the voice was.
     parser.add_argument("--sample-rate", type=int, help=SUPPRESS)

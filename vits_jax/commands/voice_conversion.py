@@ -52,12 +52,22 @@ def _parser() -> Parser:
         required=True,
         help="run directory (its latest step), one step of it, or Piper's .ckpt",
     )
-    parser.add_argument("--voice-config", metavar="FILE", help="config.json that goes with a .ckpt")
     parser.add_argument(
-        "--from-speaker", required=True, metavar="NAME|ID", help="who speaks in IN.wav"
+        "--voice-config",
+        metavar="FILE",
+        help="the config.json of the dataset that a .ckpt was trained on",
     )
-    parser.add_argument("--to-speaker", required=True, metavar="NAME|ID", help="who should")
-    parser.add_argument("--seed", type=int, default=0, help="of the sound's variation (default: 0)")
-    parser.add_argument("input", metavar="IN.wav", help="a recording, at any rate")
-    parser.add_argument("output", metavar="OUT.wav", help="written at the voice's rate")
+    parser.add_argument(
+        "--from-speaker", required=True, metavar="NAME|ID", help="the speaker of IN.wav"
+    )
+    parser.add_argument(
+        "--to-speaker", required=True, metavar="NAME|ID", help="the speaker whose voice OUT.wav has"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random numbers (default: 0)"
+    )
+    parser.add_argument("input", metavar="IN.wav", help="recording, at any sample rate")
+    parser.add_argument(
+        "output", metavar="OUT.wav", help="file to write, at the voice's sample rate"
+    )
     return parser
