@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vits_jax.cli import Parser, run
+from vits_jax.commands.checkpoint_flags import CHECKPOINT, add_voice_config
 from vits_jax.errors import UserError
 
 
@@ -46,14 +47,10 @@ def _parser() -> Parser:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="run directory (its latest step), one step of it, or Piper's .ckpt",
+        help=CHECKPOINT,
     )
     parser.add_argument("output", metavar="VOICE.onnx", help="written with its companions")
-    parser.add_argument(
-        "--voice-config",
-        metavar="FILE",
-        help="the config.json of the dataset that a .ckpt was trained on",
-    )
+    add_voice_config(parser)
     parser.add_argument(
         "--alignments", action="store_true", help="give the phonemes' durations as a second output"
     )

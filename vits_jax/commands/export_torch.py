@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vits_jax.cli import Parser, run
+from vits_jax.commands.checkpoint_flags import CHECKPOINT, add_voice_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,14 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     parser = Parser("export_torch", "Write a checkpoint as Piper's trainer writes its own.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help=CHECKPOINT)
     parser.add_argument("output", metavar="OUT.ckpt", type=Path)
-    parser.add_argument(
-        "--voice-config",
-        metavar="FILE",
-        type=Path,
-        help="the config.json of the dataset that a .ckpt was trained on",
-    )
+    add_voice_config(parser)
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.checkpoints.piper.convert import export_ckpt

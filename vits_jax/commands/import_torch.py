@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vits_jax.cli import Parser, run
+from vits_jax.commands.checkpoint_flags import add_voice_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,12 +21,7 @@ def _main(argv: Sequence[str]) -> None:
     parser = Parser("import_torch", "Convert a Piper .ckpt, of the old trainer or the new.")
     parser.add_argument("checkpoint", metavar="IN.ckpt", type=Path)
     parser.add_argument("output", metavar="OUT", type=Path, help="directory to make")
-    parser.add_argument(
-        "--voice-config",
-        metavar="FILE",
-        type=Path,
-        help="config.json of its dataset: the symbols and speakers, which a .ckpt lacks",
-    )
+    add_voice_config(parser)
     flags = parser.parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.checkpoints.piper.convert import import_ckpt

@@ -18,6 +18,7 @@ import numpy as np
 from vits_jax import files
 from vits_jax.cli import Parser, run
 from vits_jax.commands import foreign_flags
+from vits_jax.commands.checkpoint_flags import add_checkpoint
 from vits_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -251,16 +252,7 @@ def _timing(
 
 def _parser() -> Parser:
     parser = Parser("infer", "Turn a text, phoneme ids, or JSON lines from stdin into speech.")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="a run directory (its latest step is used), one step of it, or a .ckpt of Piper's",
-    )
-    parser.add_argument(
-        "--voice-config",
-        metavar="FILE",
-        help="the config.json of the dataset that a .ckpt was trained on",
-    )
+    add_checkpoint(parser)
     parser.add_argument("--output-dir", help="directory to write 0.wav, 1.wav, ... into")
     parser.add_argument(
         "--output-raw",
@@ -271,7 +263,7 @@ def _parser() -> Parser:
         "--sample-format",
         choices=["int16", "float32"],
         default="int16",
-        help="int16: scaled so that the loudest sample is full scale; float32: as the model gives it "
+        help="int16: scaled, the loudest sample at full scale; float32: as the model gives it "
         "(default: int16)",
     )
     parser.add_argument("--text", help="text to speak (needs vits_jax[preprocess])")

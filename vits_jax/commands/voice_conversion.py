@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vits_jax import files
 from vits_jax.cli import Parser, run
+from vits_jax.commands.checkpoint_flags import add_checkpoint
 from vits_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
@@ -47,16 +48,7 @@ def _main(argv: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser("voice_conversion", "Say what one speaker said with another's voice.")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="run directory (its latest step), one step of it, or Piper's .ckpt",
-    )
-    parser.add_argument(
-        "--voice-config",
-        metavar="FILE",
-        help="the config.json of the dataset that a .ckpt was trained on",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--from-speaker", required=True, metavar="NAME|ID", help="the speaker of IN.wav"
     )
