@@ -179,41 +179,43 @@ def _fill(disk: Path) -> Path:
 _LEFT_OUT = Event("left out: it takes root to mount a small disk", times=0)
 
 
-def full_for_a_while(bench: Bench, random: np.random.Generator, times: int) -> Iterator[Event]:
-    """A disk that fills up while the run trains, and gets room again."""
-    for _ in range(times):
-        with _small_disk(bench) as disk:
-            if disk is None:
-                yield _LEFT_OUT
-                return
+def _full_disk(bench: Bench) -> Iterator[tuple[Command, Path, Path]]:
+    """A run on a disk that fills up after its first saves, and the file that fills it; none
+    where no disk can be mounted."""
+    with _small_disk(bench) as disk:
+        if disk is not None:
             run_dir = bench.new(disk)
             command = bench.train(run_dir, "--log_every_n_steps=1")
             _saves(command, run_dir, after=1)
-            filler = _fill(disk)
+            yield command, run_dir, _fill(disk)
+
+
+def full_for_a_while(bench: Bench, random: np.random.Generator, times: int) -> Iterator[Event]:
+    """A disk that fills up while the run trains, and gets room again."""
+    happened = f"warned, trained on, saved when there was room; {_SAME}"
+    for _ in range(times):
+        event = _LEFT_OUT
+        for command, run_dir, filler in _full_disk(bench):
             warned = command.says("could not be saved") and command.says("events cannot be written")
             filler.unlink()
             fine = command.clear(0) and warned and state_digest(run_dir) == bench.whole
-            yield _end(fine, f"warned, trained on, saved when there was room; {_SAME}")
+            event = _end(fine, happened)
+        yield event
 
 
 def full_to_the_end(bench: Bench, random: np.random.Generator, times: int) -> Iterator[Event]:
     """A disk that stays full until the run has ended."""
     for _ in range(times):
-        with _small_disk(bench) as disk:
-            if disk is None:
-                yield _LEFT_OUT
-                return
-            run_dir = bench.new(disk)
-            command = bench.train(run_dir, "--log_every_n_steps=1")
-            _saves(command, run_dir, after=1)
-            filler = _fill(disk)
+        event = _LEFT_OUT
+        for command, run_dir, filler in _full_disk(bench):
             clear = command.clear(1)
             lost = _steps_lost(command, run_dir)
             filler.unlink()
             line = re.sub(r"\S*/", "…/", command.last_line())[:60]
             happened = f"exit 1, one line ({line}…); started again it {_SAME}"
             again = bench.finish(run_dir, lambda fine: _end(fine))
-            yield _end(clear and not again.bad, happened, lost)
+            event = _end(clear and not again.bad, happened, lost)
+        yield event
 
 
 def read_only(bench: Bench, random: np.random.Generator, times: int) -> Iterator[Event]:

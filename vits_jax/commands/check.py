@@ -185,7 +185,6 @@ def _refuse_corpus_flags(parser: Parser, flags: argparse.Namespace) -> None:
 
 def _check_corpus(flags: argparse.Namespace, kind: str, config: Config) -> _Checked:
     from vits_jax.data.checks import examine
-    from vits_jax.data.checks.report import make_report
     from vits_jax.data.corpora import audio_files
     from vits_jax.data.preparing.workers import workers
 
@@ -209,17 +208,7 @@ def _check_corpus(flags: argparse.Namespace, kind: str, config: Config) -> _Chec
     with workers(settings.max_workers) as submit:
         heard = examine.listen(settings, corpus.rows, submit)
         examined = examine.examine(settings, corpus, heard, submit)
-    report, excluded = make_report(
-        str(flags.directory),
-        corpus.num_rows,
-        examined.table,
-        examined.left_out,
-        settings.sample_rate,
-        exclude=settings.exclude,
-        symbols=examined.symbols,
-        id_map=examine.phoneme_id_map(settings.speaking),
-        notes=corpus.notes,
-    )
+    report, excluded = examine.report_of(settings, corpus, examined)
     table = examined.table.without(excluded)
     rows = {row.where: row for row in corpus.rows}
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vits_jax.data.checks.report import Report, make_report
 from vits_jax.data.corpora import audio_files
 from vits_jax.data.corpora.audio_files import Recording, Target
 from vits_jax.data.corpora.corpus import Corpus, Row, read_corpus
@@ -165,6 +166,21 @@ def examine(
     for missing in result.table.unknown.values():
         result.symbols -= missing
     return result
+
+
+def report_of(settings: Settings, corpus: Corpus, examined: Examined) -> tuple[Report, set[int]]:
+    """What to say of an examined corpus; see `make_report`."""
+    return make_report(
+        str(settings.input_dir),
+        corpus.num_rows,
+        examined.table,
+        examined.left_out,
+        settings.sample_rate,
+        exclude=settings.exclude,
+        symbols=examined.symbols,
+        id_map=phoneme_id_map(settings.speaking),
+        notes=corpus.notes,
+    )
 
 
 def _leave_out(result: Examined, row: Row, refused: Refused) -> None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 
 from vits_jax.data.checks import examine
-from vits_jax.data.checks.examine import Examined, Heard, Spoken
-from vits_jax.data.checks.report import Report, make_report
+from vits_jax.data.checks.examine import Heard, Spoken
+from vits_jax.data.checks.report import Report
 from vits_jax.data.corpora import audio_files
 from vits_jax.data.corpora.audio_files import Recording
 from vits_jax.data.corpora.corpus import Corpus, Row, speaker_ids
@@ -210,7 +210,7 @@ def _examine_and_write(
 
             heard = audio.heard if audio else None
             examined = examine.examine(settings, corpus, heard, submit, use)
-        report, excluded = _report(settings, corpus, examined)
+        report, excluded = examine.report_of(settings, corpus, examined)
         if not report.used:
             for line in describe(report.left_out):
                 _LOGGER.info("%s", line)
@@ -221,20 +221,6 @@ def _examine_and_write(
         return report
     finally:
         rows.unlink(missing_ok=True)
-
-
-def _report(settings: Settings, corpus: Corpus, examined: Examined) -> tuple[Report, set[int]]:
-    return make_report(
-        str(settings.input_dir),
-        corpus.num_rows,
-        examined.table,
-        examined.left_out,
-        settings.sample_rate,
-        exclude=settings.exclude,
-        symbols=examined.symbols,
-        id_map=examine.phoneme_id_map(settings.speaking),
-        notes=corpus.notes,
-    )
 
 
 def _entry(row: Row, spoken: Spoken, store: Store | None, number: int) -> dict[str, Any]:
