@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = 12
 # Starting takes most of the time of such a run: the model is as small as it gets, without the
 # stochastic duration predictor, which is slow to trace; and LLVM does not optimise.
-MODEL = {
+_MODEL = {
     "hidden_channels": 16,
     "inter_channels": 16,
     "filter_channels": 32,
@@ -142,7 +142,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Prepare and train undisturbed; what is compiled is kept for later runs."""
-        self._model.write_text(json.dumps(MODEL))  # JSON is YAML
+        self._model.write_text(json.dumps(_MODEL))  # JSON is YAML
         if self.preprocess(self.data).ends() or self.train(self.new()).ends():
             raise RunFailed(f"the undisturbed run failed: {self.scratch}/*.log")
         self.prepared = dataset_digest(self.data)
