@@ -102,8 +102,8 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
     """Run a command; its exit code, with what the user should read on stderr.
 
     Args:
-      command: takes the arguments, returns an exit code (None: 0).
-      argv: the arguments; default: the process's.
+        command: takes the arguments, returns an exit code (None: 0).
+        argv: the arguments; default: the process's.
     """
     if argv is None:
         with unblocked_stderr():

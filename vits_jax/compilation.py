@@ -57,7 +57,7 @@ def jit(function: Callable[..., Any], platform: str | None = None, **options: An
     return jax.jit(function, compiler_options=options_for(platform), **options)
 
 
-def apart(function: Callable[..., Any], platform: str) -> Callable[..., Any]:
+def outlined(function: Callable[..., Any], platform: str) -> Callable[..., Any]:
     """On ``"cpu"``, `function` as a computation of its own in the compiled program.
 
     XLA:CPU compares every kernel of a computation with every other when it loads it, to

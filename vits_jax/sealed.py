@@ -25,7 +25,7 @@ def unseal(text: str) -> dict[str, Any]:
     """The object, without its seal.
 
     Raises:
-      ValueError: it has none, or not the one it should have.
+        ValueError: it has none, or not the one it should have.
     """
     content = json.loads(text)
     if not isinstance(content, dict) or content.pop(_SEAL, None) != _digest(content):

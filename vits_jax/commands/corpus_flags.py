@@ -101,7 +101,7 @@ def corpus_settings(
     """The settings that the flags stand for.
 
     Raises:
-      UserError: a value that cannot be.
+        UserError: a value that cannot be.
     """
     for name, least in (("sample_rate", RATES[0]), ("max_workers", 1)):
         value = getattr(flags, name)

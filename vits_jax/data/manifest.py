@@ -31,20 +31,20 @@ class Dataset:
     """Utterances in columns: row i of every array is one utterance.
 
     Attributes:
-      directory: the prepared directory.
-      config: its ``config.json``.
-      store: the audio.
-      ids: uint16 or int32, the phoneme ids of all utterances one after another.
-      id_starts: int64 ``[utterances]``, where each utterance's ids begin in `ids`.
-      id_lengths: int32 ``[utterances]``, how many ids it has.
-      samples: int32 ``[utterances]``, length of the audio.
-      speaker_ids: int32 ``[utterances]``, zeros with one speaker.
-      records: int32 ``[utterances]``, number of the audio's record in the store.
-      keys: uint64 ``[utterances]``, a hash of text, speaker and file name: the same
-        utterance has the same key wherever the directory lies and whatever else is in it.
-      lines: int32 ``[utterances]``, line in ``dataset.jsonl``, from 1.
-      line_starts: int64 ``[utterances]``, byte at which that line begins.
-      left_out: utterances of the directory that are not among these, with their reasons.
+        directory: the prepared directory.
+        config: its ``config.json``.
+        store: the audio.
+        ids: uint16 or int32, the phoneme ids of all utterances one after another.
+        id_starts: int64 ``[utterances]``, where each utterance's ids begin in `ids`.
+        id_lengths: int32 ``[utterances]``, how many ids it has.
+        samples: int32 ``[utterances]``, length of the audio.
+        speaker_ids: int32 ``[utterances]``, zeros with one speaker.
+        records: int32 ``[utterances]``, number of the audio's record in the store.
+        keys: uint64 ``[utterances]``, a hash of text, speaker and file name: the same
+          utterance has the same key wherever the directory lies and whatever else is in it.
+        lines: int32 ``[utterances]``, line in ``dataset.jsonl``, from 1.
+        line_starts: int64 ``[utterances]``, byte at which that line begins.
+        left_out: utterances of the directory that are not among these, with their reasons.
     """
 
     directory: Path
@@ -106,15 +106,15 @@ def load_dataset(
     Audio files that ``dataset.jsonl`` names one by one are packed into a store first, once.
 
     Args:
-      dataset_dir: holds ``config.json`` and ``dataset.jsonl``.
-      hop_length: samples per frame.
-      min_samples: fewest samples that can be analysed.
-      max_phoneme_ids: leave out utterances with more.
-      max_frames: leave out utterances with more, a last, partial frame included.
-      cache_dir: where to pack (default: in `dataset_dir`).
+        dataset_dir: holds ``config.json`` and ``dataset.jsonl``.
+        hop_length: samples per frame.
+        min_samples: fewest samples that can be analysed.
+        max_phoneme_ids: leave out utterances with more.
+        max_frames: leave out utterances with more, a last, partial frame included.
+        cache_dir: where to pack (default: in `dataset_dir`).
 
     Raises:
-      UserError: anything is missing or broken, or no utterance is left.
+        UserError: anything is missing or broken, or no utterance is left.
     """
     directory = Path(dataset_dir)
     config = read_config(directory)
@@ -176,11 +176,11 @@ class Entry:
     """A line of ``dataset.jsonl``, checked by itself.
 
     Attributes:
-      number, start: which line it is, from 1, and its first byte.
-      raw: all that it says.
-      ids: phoneme ids.
-      speaker_id: 0 with one speaker.
-      audio: ``audio_norm_path``.
+        number, start: which line it is, from 1, and its first byte.
+        raw: all that it says.
+        ids: phoneme ids.
+        speaker_id: 0 with one speaker.
+        audio: ``audio_norm_path``.
     """
 
     number: int
@@ -215,7 +215,7 @@ def read_entries(path: Path, config: VoiceConfig) -> Iterator[Entry | BrokenLine
     """Every line of a ``dataset.jsonl`` that is not blank.
 
     Raises:
-      UserError: no such file.
+        UserError: no such file.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: preprocess writes it")

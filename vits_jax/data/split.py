@@ -26,9 +26,9 @@ def utterance_key(name: str, speaker: Any, text: str | list[int]) -> int:
     """A hash of what an utterance is, not of where it lies or what its ids happen to be.
 
     Args:
-      name: its recording's file, without folders.
-      speaker: whose it is.
-      text: what is spoken; its ids where nobody says.
+        name: its recording's file, without folders.
+        speaker: whose it is.
+        text: what is spoken; its ids where nobody says.
     """
     digest = hashlib.blake2b(json.dumps([name, speaker, text]).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
@@ -49,9 +49,9 @@ def split(keys: np.ndarray, validation_split: float, num_test_examples: int) -> 
     are not for validation, and at least one of all, are trained on.
 
     Args:
-      keys: uint64 ``[utterances]``, hashes.
-      validation_split: share of the utterances to validate on, 0 to below 1.
-      num_test_examples: utterances to speak after each validation.
+        keys: uint64 ``[utterances]``, hashes.
+        validation_split: share of the utterances to validate on, 0 to below 1.
+        num_test_examples: utterances to speak after each validation.
     """
     if not 0 <= validation_split < 1 or num_test_examples < 0:
         raise ValueError(f"cannot hold out {validation_split} and {num_test_examples}")

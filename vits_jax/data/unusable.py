@@ -17,9 +17,9 @@ class Limits:
     """Of an utterance's lengths.
 
     Attributes:
-      hop_length: samples per frame.
-      min_samples: fewest samples that can be analysed.
-      max_phoneme_ids, max_frames: most, the last, partial frame included; None: any number.
+        hop_length: samples per frame.
+        min_samples: fewest samples that can be analysed.
+        max_phoneme_ids, max_frames: most, the last, partial frame included; None: any number.
     """
 
     hop_length: int
@@ -58,8 +58,8 @@ class Refused:
     """A recording that did not become a record.
 
     Attributes:
-      kind: the reason without its numbers, to count by: ``too short``.
-      reason: the reason in full.
+        kind: the reason without its numbers, to count by: ``too short``.
+        reason: the reason in full.
     """
 
     kind: str
@@ -71,10 +71,10 @@ class LeftOut:
     """An utterance that will not be used, or is used and looks wrong.
 
     Attributes:
-      where: file and line, such as ``metadata.csv:12``.
-      name: the utterance's own name.
-      kind: the reason without its numbers, to count by: ``too short``.
-      reason: the reason in full: ``too short: 300 samples, at least 385 are needed``.
+        where: file and line, such as ``metadata.csv:12``.
+        name: the utterance's own name.
+        kind: the reason without its numbers, to count by: ``too short``.
+        reason: the reason in full: ``too short: 300 samples, at least 385 are needed``.
     """
 
     where: str
@@ -92,9 +92,9 @@ def describe(
     """Lines that tell what was left out: the counts by reason, then every utterance.
 
     Args:
-      left_out: what was left out; nothing gives no line.
-      limit: name at most so many utterances, and say how many more there are.
-      what: happened to them.
+        left_out: what was left out; nothing gives no line.
+        limit: name at most so many utterances, and say how many more there are.
+        what: happened to them.
     """
     if not left_out:
         return

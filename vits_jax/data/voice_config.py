@@ -27,7 +27,7 @@ def read_config(dataset_dir: str | Path) -> VoiceConfig:
     """Read and check a prepared directory's ``config.json``.
 
     Raises:
-      UserError: the directory or the file is missing, or the file is not what it should be.
+        UserError: the directory or the file is missing, or the file is not what it should be.
     """
     directory = Path(dataset_dir)
     if not directory.is_dir():
@@ -44,7 +44,7 @@ def read_voice_config(path: Path) -> VoiceConfig:
     """Read and check a ``config.json``, wherever it lies.
 
     Raises:
-      UserError: the file is missing, or is not what it should be.
+        UserError: the file is missing, or is not what it should be.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file: expected the config.json of a dataset")
@@ -76,7 +76,7 @@ def json_object(where: str, text: bytes) -> dict[str, Any]:
     """A JSON object; `where` is the line of a one-line text, or the file of a longer one.
 
     Raises:
-      UserError: it is none.
+        UserError: it is none.
     """
     try:
         value = json.loads(text.decode("utf-8-sig"))

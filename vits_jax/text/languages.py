@@ -66,14 +66,14 @@ def language_block(voice: str, phoneme_type: str = "espeak") -> dict[str, str]:
     """The ``language`` of a voice's JSON.
 
     Args:
-      voice: espeak-ng's voice (``en-us``, ``en-gb-x-rp``), or another language tag
-        (``nl_BE``).
-      phoneme_type: phonemizers for single languages know better than `voice`.
+        voice: espeak-ng's voice (``en-us``, ``en-gb-x-rp``), or another language tag
+          (``nl_BE``).
+        phoneme_type: phonemizers for single languages know better than `voice`.
 
     Returns:
-      ``code``, such as ``en_US``, and its parts: ``family``, ``region``, ``name_native``,
-      ``name_english``, ``country_english``. ``code`` alone, `voice` as it is, for what is no
-      known language.
+        ``code``, such as ``en_US``, and its parts: ``family``, ``region``, ``name_native``,
+        ``name_english``, ``country_english``. ``code`` alone, `voice` as it is, for what is no
+        known language.
     """
     tag = voice.rpartition("/")[2].partition("+")[0].replace("_", "-").lower()
     family, region = _parts(tag)

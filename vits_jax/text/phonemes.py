@@ -39,13 +39,13 @@ def make_phonemizer(phoneme_type: str, voice: str) -> Phonemize:
     It raises `CannotPhonemize` for a text that it cannot take.
 
     Args:
-      phoneme_type: ``espeak`` (espeak-ng's phonemes, decomposed into code points), ``text``
-        (the code points of the text itself, NFD; always one sentence), or ``pinyin``,
-        ``hebrew``, ``japanese``, ``thai`` (piper-tts's own, for these languages).
-      voice: espeak-ng's voice, such as ``en-us``; the other types do not look at it.
+        phoneme_type: ``espeak`` (espeak-ng's phonemes, decomposed into code points), ``text``
+          (the code points of the text itself, NFD; always one sentence), or ``pinyin``,
+          ``hebrew``, ``japanese``, ``thai`` (piper-tts's own, for these languages).
+        voice: espeak-ng's voice, such as ``en-us``; the other types do not look at it.
 
     Raises:
-      UserError: unknown type or voice, or what it needs is not installed.
+        UserError: unknown type or voice, or what it needs is not installed.
     """
     if phoneme_type == "text":
         return lambda text: [list(unicodedata.normalize("NFD", text))]
@@ -122,7 +122,7 @@ def make_diacritizer() -> Callable[[str], str]:
     It raises `CannotPhonemize` for a text that it cannot take.
 
     Raises:
-      UserError: piper-tts is not installed.
+        UserError: piper-tts is not installed.
     """
     try:
         from piper.tashkeel import TashkeelDiacritizer, TashkeelError
@@ -152,7 +152,7 @@ def default_phoneme_id_map(phoneme_type: str = "espeak") -> PhonemeIdMap:
     map holds them, so they are left out.
 
     Raises:
-      UserError: piper-tts is not installed.
+        UserError: piper-tts is not installed.
     """
     try:
         if phoneme_type == "pinyin":
@@ -169,7 +169,7 @@ def read_phoneme_id_map(path: Path) -> PhonemeIdMap:
     """A symbol map of the user's own: JSON, symbol → id or list of ids.
 
     Raises:
-      UserError: no such file, or it is something else.
+        UserError: no such file, or it is something else.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -205,13 +205,13 @@ def phonemes_to_ids(
     """Ids of an utterance: each sentence as start, pad, then every phoneme and a pad, end.
 
     Args:
-      sentences: phonemes of each sentence; sentences follow one another.
-      phoneme_id_map: ids of each symbol, and of ``_`` (pad), ``^`` (start), ``$`` (end).
-      phoneme_type: ``pinyin`` has no pad after the start, and one after syllables and
-        pauses alone.
+        sentences: phonemes of each sentence; sentences follow one another.
+        phoneme_id_map: ids of each symbol, and of ``_`` (pad), ``^`` (start), ``$`` (end).
+        phoneme_type: ``pinyin`` has no pad after the start, and one after syllables and
+          pauses alone.
 
     Returns:
-      The ids, and how often each symbol was left out because the map lacks it.
+        The ids, and how often each symbol was left out because the map lacks it.
     """
     pad = phoneme_id_map[PAD]
     pinyin = phoneme_type == "pinyin"

@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vits_jax.compilation import apart, jit
+from vits_jax.compilation import jit, outlined
 from vits_jax.config import Config
 from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, abstract_networks
 from vits_jax.model.parameters import Parameters
@@ -89,14 +89,14 @@ def _train_step(
     grads, metrics = objective.gradients(state.params, batch, rows, random)
     grads, metrics = lax.psum((grads, metrics), _AXIS)
     for network, name in ((GENERATOR, "grad_norm_g"), (DISCRIMINATOR, "grad_norm_d")):
-        metrics[name] = apart(optax.tree.norm, platform)(grads[network])
+        metrics[name] = outlined(optax.tree.norm, platform)(grads[network])
     finite = all_finite(metrics)
     params, optimizers = {}, {}
     for network, rate, betas in (
         (GENERATOR, rates["learning_rate"], config.optimizer.betas),
         (DISCRIMINATOR, rates["learning_rate_d"], config.optimizer.betas_d),
     ):
-        update = apart(functools.partial(_update, config, betas), platform)
+        update = outlined(functools.partial(_update, config, betas), platform)
         with jax.named_scope(f"optimizer_{network}"):
             params[network], optimizers[network] = update(
                 state.params[network], grads[network], state.optimizer[network], rate, finite

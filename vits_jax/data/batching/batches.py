@@ -46,11 +46,11 @@ class EpochPlan:
     """The batches of one epoch, in order: the rows of all of them, one batch after another.
 
     Attributes:
-      buckets: int ``[steps]``, index of each batch's bucket.
-      starts: int64 ``[steps + 1]``, where each batch begins in `rows`, and where the last ends.
-      rows: int64 ``[all rows]``, rows of the dataset.
-      weight: float32 ``[all rows]``: 1, or 0 for a row that repeats another of its batch to
-        fill it.
+        buckets: int ``[steps]``, index of each batch's bucket.
+        starts: int64 ``[steps + 1]``, where each batch begins in `rows`, and where the last ends.
+        rows: int64 ``[all rows]``, rows of the dataset.
+        weight: float32 ``[all rows]``: 1, or 0 for a row that repeats another of its batch to
+          fill it.
     """
 
     buckets: np.ndarray
@@ -74,12 +74,12 @@ class Plan:
     """How some rows of a dataset become batches.
 
     Attributes:
-      buckets: the shapes, their rows over all processes; not each of them need occur.
-      hop_length: samples per frame.
-      seed: of the shuffling; None: always the same order.
-      members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
-      schedule: batches of each bucket.
-      padding: share of an epoch's frames that no utterance fills.
+        buckets: the shapes, their rows over all processes; not each of them need occur.
+        hop_length: samples per frame.
+        seed: of the shuffling; None: always the same order.
+        members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
+        schedule: batches of each bucket.
+        padding: share of an epoch's frames that no utterance fills.
     """
 
     buckets: tuple[Bucket, ...]
@@ -146,16 +146,16 @@ def make_plan(
     """The plan of the rows that are trained on, shuffled anew each epoch.
 
     Args:
-      dataset: gives the lengths.
-      rows: int ``[…]``, rows to train on; at least one.
-      batch_size: rows of every batch, over all processes; or
-      batch_frames: frames of a batch, over all processes: long utterances make batches of
-        fewer rows (`rows_within`). One of the two.
-      devices: rows within `batch_frames` are a multiple of it.
-      hop_length: samples per frame.
-      segment_frames: frames that the decoder generates; every bucket holds so many.
-      num_buckets: most shapes.
-      seed: of the shuffling.
+        dataset: gives the lengths.
+        rows: int ``[…]``, rows to train on; at least one.
+        batch_size: rows of every batch, over all processes; or
+        batch_frames: frames of a batch, over all processes: long utterances make batches of
+          fewer rows (`rows_within`). One of the two.
+        devices: rows within `batch_frames` are a multiple of it.
+        hop_length: samples per frame.
+        segment_frames: frames that the decoder generates; every bucket holds so many.
+        num_buckets: most shapes.
+        seed: of the shuffling.
     """
 
     def rows_of(frames: int) -> int:
@@ -194,7 +194,7 @@ def plan_in(
     """The plan of some rows in given shapes, and with a given schedule (default: the cheapest).
 
     Raises:
-      ValueError: a row fits no bucket.
+        ValueError: a row fits no bucket.
     """
     phonemes, frames = lengths_of(dataset, rows, hop_length)
     bucket_of = assign(buckets, phonemes, frames)
@@ -224,9 +224,9 @@ def load_batch(
     """Read some rows and pad them with zeros to a bucket's shape.
 
     Returns:
-      ``phoneme_ids`` int32 ``[rows, phonemes]``, ``phoneme_lengths`` int32 ``[rows]``,
-      ``audio`` int16 ``[rows, frames · hop_length]``, ``audio_lengths`` (samples) int32
-      ``[rows]``, ``speaker_ids`` int32 ``[rows]``, ``weight`` float32 ``[rows]``.
+        ``phoneme_ids`` int32 ``[rows, phonemes]``, ``phoneme_lengths`` int32 ``[rows]``,
+        ``audio`` int16 ``[rows, frames · hop_length]``, ``audio_lengths`` (samples) int32
+        ``[rows]``, ``speaker_ids`` int32 ``[rows]``, ``weight`` float32 ``[rows]``.
     """
     phoneme_ids = np.zeros((len(rows), bucket.phonemes), np.int32)
     audio = np.zeros((len(rows), bucket.frames * hop_length), np.int16)
@@ -259,17 +259,17 @@ def batches(
     """Batches in order, read ahead by threads.
 
     Args:
-      dataset: to read from.
-      plan: of the batches.
-      epoch, start_batch: the first batch, as positions in the plan.
-      num_batches: how many, into later epochs if need be (default: the rest of the epoch).
-      process_index, process_count: this process gets rows
-        ``[process_index · n : (process_index + 1) · n]`` of each batch, n = rows / processes.
-      num_threads: that read.
-      prefetch: batches held ready.
+        dataset: to read from.
+        plan: of the batches.
+        epoch, start_batch: the first batch, as positions in the plan.
+        num_batches: how many, into later epochs if need be (default: the rest of the epoch).
+        process_index, process_count: this process gets rows
+          ``[process_index · n : (process_index + 1) · n]`` of each batch, n = rows / processes.
+        num_threads: that read.
+        prefetch: batches held ready.
 
     Yields:
-      The batch's shape, and this process's rows of it.
+        The batch's shape, and this process's rows of it.
     """
     import grain  # takes seconds to import: only where batches are read
 

@@ -40,10 +40,10 @@ class Schedule:
     """How many batches each bucket makes per epoch.
 
     Attributes:
-      batches: of each bucket.
-      carries: whether a bucket's last rows, fewer than a batch, go up to the next one
-        (else they make a batch of their own, filled with rows of weight 0).
-      cost: work of an epoch, in the unit of `Bucket.cost`.
+        batches: of each bucket.
+        carries: whether a bucket's last rows, fewer than a batch, go up to the next one
+          (else they make a batch of their own, filled with rows of weight 0).
+        cost: work of an epoch, in the unit of `Bucket.cost`.
     """
 
     batches: tuple[int, ...]
@@ -55,11 +55,11 @@ def rows_within(batch_frames: int, frames: int, segment_frames: int, devices: in
     """Rows of a batch within a budget of frames, a multiple of the devices; at least one each.
 
     Args:
-      batch_frames: the budget. A row counts for its frames, and for its share of the work that
-        does not depend on them.
-      frames: that each row is padded to.
-      segment_frames: frames that the decoder generates of each row.
-      devices: that share the rows.
+        batch_frames: the budget. A row counts for its frames, and for its share of the work that
+          does not depend on them.
+        frames: that each row is padded to.
+        segment_frames: frames that the decoder generates of each row.
+        devices: that share the rows.
     """
     room = batch_frames // (frames + _SEGMENT_WORTH * segment_frames)
     unit = devices
@@ -82,10 +82,10 @@ def choose_buckets(
     that make a whole epoch, last batches included, cheapest.
 
     Args:
-      phonemes, frames: ``[utterances]``, lengths of each; at least one utterance.
-      rows_of: rows of a batch of so many frames.
-      num_buckets: most buckets.
-      min_frames: least frames of a bucket (the decoder's segment has to fit).
+        phonemes, frames: ``[utterances]``, lengths of each; at least one utterance.
+        rows_of: rows of a batch of so many frames.
+        num_buckets: most buckets.
+        min_frames: least frames of a bucket (the decoder's segment has to fit).
     """
     ratios = np.unique(np.quantile(frames / phonemes, np.linspace(0, 0.6, 16)))
     # Buckets are multiples too, so rounded lengths fit where the lengths do; there are few.
@@ -113,7 +113,7 @@ def assign(buckets: tuple[Bucket, ...], phonemes: np.ndarray, frames: np.ndarray
     """Index of the first bucket that each utterance fits, int ``[utterances]``.
 
     Raises:
-      ValueError: an utterance fits none.
+        ValueError: an utterance fits none.
     """
     by_phonemes = np.searchsorted([b.phonemes for b in buckets], phonemes)
     by_frames = np.searchsorted([b.frames for b in buckets], frames)
@@ -177,12 +177,12 @@ def _best_ends(costs: np.ndarray, rows: np.ndarray, most: int) -> list[list[int]
     """The cheapest cuts of a line of levels into at most 1, 2, … `most` groups.
 
     Args:
-      costs: ``[levels]``, ascending: work of a row that is padded to the level.
-      rows: ``[levels]``, rows at each level, none of them 0.
-      most: groups of the last cut.
+        costs: ``[levels]``, ascending: work of a row that is padded to the level.
+        rows: ``[levels]``, rows at each level, none of them 0.
+        most: groups of the last cut.
 
     Returns:
-      For each cut, the last level of each of its groups.
+        For each cut, the last level of each of its groups.
     """
     before = np.concatenate([[0.0], np.cumsum(rows)])
     # [start, end]: work of a group of the levels start … end, where that is a group.

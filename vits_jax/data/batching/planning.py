@@ -27,10 +27,10 @@ class Planner:
     """Makes the plan of a run, new or as a checkpoint has it.
 
     Attributes:
-      config: how batches are made.
-      dataset: all utterances.
-      parts: which of them are trained on.
-      devices: that share the rows of a batch.
+        config: how batches are made.
+        dataset: all utterances.
+        parts: which of them are trained on.
+        devices: that share the rows of a batch.
     """
 
     config: Config

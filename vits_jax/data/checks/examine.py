@@ -51,9 +51,9 @@ class Heard:
     """What is known of a corpus's recordings.
 
     Attributes:
-      samples: int32, length of each that can be used, prepared.
-      facts: `store.FACTS` of each.
-      number_of: which of them a file is, or why it is none.
+        samples: int32, length of each that can be used, prepared.
+        facts: `store.FACTS` of each.
+        number_of: which of them a file is, or why it is none.
     """
 
     samples: np.ndarray
@@ -84,7 +84,7 @@ def open_corpus(settings: Settings) -> Corpus:
     """The corpus's rows, after looking whether everything is there that they need.
 
     Raises:
-      UserError: what is not there, or a corpus that cannot be.
+        UserError: what is not there, or a corpus that cannot be.
     """
     # Found out here, once and before any work, rather than in every worker.
     if settings.dataset_type == "text":
@@ -125,11 +125,11 @@ def examine(
     """Decide of each row whether it can be used.
 
     Args:
-      settings: of the corpus.
-      corpus: its rows.
-      heard: its recordings; None where they are not looked at.
-      submit: does jobs.
-      use: is given every row that can be used, in order, and the number of its recording.
+        settings: of the corpus.
+        corpus: its rows.
+        heard: its recordings; None where they are not looked at.
+        submit: does jobs.
+        use: is given every row that can be used, in order, and the number of its recording.
     """
     result = Examined(left_out=list(corpus.left_out))
     for row, spoken in zip(corpus.rows, _spoken(settings, corpus.rows, submit), strict=True):

@@ -30,12 +30,12 @@ class Prepared:
     """A prepared directory.
 
     Attributes:
-      config: its ``config.json``.
-      rows: lines of its ``dataset.jsonl``.
-      examined: which can be used.
-      files: audio file of each line, by ``file:line``, where it has one of its own.
-      records: record of each line in `store`.
-      speakers: names by id; empty with one speaker.
+        config: its ``config.json``.
+        rows: lines of its ``dataset.jsonl``.
+        examined: which can be used.
+        files: audio file of each line, by ``file:line``, where it has one of its own.
+        records: record of each line in `store`.
+        speakers: names by id; empty with one speaker.
     """
 
     config: VoiceConfig
@@ -53,7 +53,7 @@ def examine_prepared(directory: Path, submit: Submit, limits: Limits) -> Prepare
     Lines that ``train`` would refuse the whole directory for are named like the others.
 
     Raises:
-      UserError: the directory, its ``config.json`` or its store cannot be read.
+        UserError: the directory, its ``config.json`` or its store cannot be read.
     """
     config = read_config(directory)
     path = directory / "dataset.jsonl"

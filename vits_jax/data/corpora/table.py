@@ -37,18 +37,18 @@ class Table:
     """Utterances in columns; entry i of every column is one of them.
 
     Attributes:
-      where: file and line.
-      names: as the corpus or the recording's file is called.
-      speakers: the speaker's name; None where there is one only.
-      records: number of the recording; two rows with the same number share it.
-      samples: of the prepared audio.
-      id_lengths: phoneme ids.
-      keys: what `split` goes by.
-      characters: of the text, without punctuation; 0 where there is none.
-      rates: of the recording's file, hertz.
-      clipped: samples at full scale.
-      speech: seconds of speech; NaN where unknown.
-      unknown: by row, symbols that the map lacks, and how often.
+        where: file and line.
+        names: as the corpus or the recording's file is called.
+        speakers: the speaker's name; None where there is one only.
+        records: number of the recording; two rows with the same number share it.
+        samples: of the prepared audio.
+        id_lengths: phoneme ids.
+        keys: what `split` goes by.
+        characters: of the text, without punctuation; 0 where there is none.
+        rates: of the recording's file, hertz.
+        clipped: samples at full scale.
+        speech: seconds of speech; NaN where unknown.
+        unknown: by row, symbols that the map lacks, and how often.
     """
 
     where: list[str] = field(default_factory=list)
@@ -128,8 +128,8 @@ def warned_of(table: Table, sample_rate: int) -> list[tuple[int, str, LeftOut]]:
     """Rows that look wrong: the row, the value of ``--exclude`` it falls under, and what it is.
 
     Args:
-      table: of rows that can be used.
-      sample_rate: of the voice, hertz.
+        table: of rows that can be used.
+        sample_rate: of the voice, hertz.
     """
     found: list[tuple[int, str, LeftOut]] = []
 

@@ -47,12 +47,12 @@ def convert(spec: str, data_dir: Path | None, parent: Path) -> Path:
     """The corpus of a prepared dataset, as ``metadata.csv`` and FLAC files.
 
     Args:
-      spec: ``ljspeech``, ``libritts`` or ``vctk``, with ``:config`` where it has several.
-      data_dir: where TFDS prepared it (default: TFDS's own ``~/tensorflow_datasets``).
-      parent: the corpus becomes a directory in it, unless it is there already.
+        spec: ``ljspeech``, ``libritts`` or ``vctk``, with ``:config`` where it has several.
+        data_dir: where TFDS prepared it (default: TFDS's own ``~/tensorflow_datasets``).
+        parent: the corpus becomes a directory in it, unless it is there already.
 
     Raises:
-      UserError: no such dataset, it is not prepared, or TensorFlow is not installed.
+        UserError: no such dataset, it is not prepared, or TensorFlow is not installed.
     """
     name, _, config = spec.partition(":")
     if name not in CORPORA:

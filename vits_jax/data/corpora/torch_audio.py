@@ -16,8 +16,8 @@ def read(path: Path) -> np.ndarray:
     """The array of a tensor that ``torch.save`` wrote.
 
     Raises:
-      AudioFault: it holds no tensor, or more than tensors; nothing of it was run.
-      UserError: torch is not installed.
+        AudioFault: it holds no tensor, or more than tensors; nothing of it was run.
+        UserError: torch is not installed.
     """
     try:
         import torch

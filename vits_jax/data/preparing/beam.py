@@ -39,9 +39,9 @@ class Cluster:
     """Where a pipeline runs.
 
     Attributes:
-      runner: Beam's name of it, such as ``DirectRunner``, ``DataflowRunner``.
-      options: its flags, as on a command line.
-      directory: that its machines and this one can all write to.
+        runner: Beam's name of it, such as ``DirectRunner``, ``DataflowRunner``.
+        options: its flags, as on a command line.
+        directory: that its machines and this one can all write to.
     """
 
     runner: str
@@ -100,10 +100,10 @@ def build(
     """`store.build` of recordings that the cluster prepares.
 
     Args:
-      cluster: that does it.
-      parent, mark, settings, digests: as there.
-      target: what recordings are made into.
-      sources: their files.
+        cluster: that does it.
+        parent, mark, settings, digests: as there.
+        target: what recordings are made into.
+        sources: their files.
     """
     destination = stores.store_path(parent, mark)
     with stores.building(destination) as temporary:

@@ -44,12 +44,12 @@ def prepare(settings: Settings, output: Output, cluster: Cluster | None = None) 
     """Prepare a corpus.
 
     Args:
-      settings: what, and how.
-      output: where to.
-      cluster: that does the work instead of this machine's processors.
+        settings: what, and how.
+        output: where to.
+        cluster: that does the work instead of this machine's processors.
 
     Raises:
-      UserError: no usable corpus, or no row of it can be used.
+        UserError: no usable corpus, or no row of it can be used.
     """
     corpus = examine.open_corpus(settings)
     with (

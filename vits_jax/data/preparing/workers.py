@@ -38,7 +38,7 @@ def workers(count: int) -> Iterator[Submit]:
     """Spawned processes that do jobs; with one, this process does them itself.
 
     Raises:
-      RunFailed: they die whatever they do.
+        RunFailed: they die whatever they do.
     """
     if count == 1:
         yield lambda function, jobs: (function(*job) for job in jobs)

@@ -48,18 +48,18 @@ def build(
     One process writes, others wait for it.
 
     Args:
-      target: where the store shall be; see `store.store_path`.
-      sample_rate: of the recordings, hertz.
-      recordings: gives the recordings from a number on, in order, or why there is none.
-      settings: fingerprint of the settings alone.
-      digests: SHA-256 of each recording, so that a later store can take it from this one.
-      workplace: the directory that the store grows in (default: the one it shall be in).
+        target: where the store shall be; see `store.store_path`.
+        sample_rate: of the recordings, hertz.
+        recordings: gives the recordings from a number on, in order, or why there is none.
+        settings: fingerprint of the settings alone.
+        digests: SHA-256 of each recording, so that a later store can take it from this one.
+        workplace: the directory that the store grows in (default: the one it shall be in).
 
     Returns:
-      What became of each recording. Where none could be used, there is no store.
+        What became of each recording. Where none could be used, there is no store.
 
     Raises:
-      RunFailed: the disk is full, or the like.
+        RunFailed: the disk is full, or the like.
     """
     with _held(workplace or target.parent, target.name, settings) as directory:
         if stores.is_whole(target):  # since another process had the lock
@@ -119,7 +119,7 @@ class Earlier:
         """The recording, or why there is none.
 
         Raises:
-          UserError: it is damaged.
+            UserError: it is damaged.
         """
         if isinstance(self._outcome, Refused):
             return self._outcome
@@ -172,8 +172,8 @@ class _Growing:
     """The recordings of a store so far: those of its complete files, and those that come.
 
     Attributes:
-      outcomes, samples, facts: of the complete files; see `store.Store`.
-      digests: of the recordings, as far as the files' parts tell them.
+        outcomes, samples, facts: of the complete files; see `store.Store`.
+        digests: of the recordings, as far as the files' parts tell them.
     """
 
     def __init__(self, directory: Path, digests: Sequence[bytes] = ()) -> None:

@@ -19,11 +19,11 @@ def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock. What a killed process held is free.
 
     Args:
-      path: a file of its own, gone in the end; its directory is made.
-      wait: for the process that holds it.
+        path: a file of its own, gone in the end; its directory is made.
+        wait: for the process that holds it.
 
     Yields:
-      Whether the lock is held; not where the file system has no locks.
+        Whether the lock is held; not where the file system has no locks.
     """
     while True:
         file = _open(path)

@@ -26,17 +26,17 @@ def pack(
     trimmed.
 
     Args:
-      directory: the prepared directory; see `find_file`.
-      parent: where the store lies.
-      config: gives the sample rate.
-      names: ``audio_norm_path`` of each file, each once.
-      wheres: file and line that first names it, for messages.
+        directory: the prepared directory; see `find_file`.
+        parent: where the store lies.
+        config: gives the sample rate.
+        names: ``audio_norm_path`` of each file, each once.
+        wheres: file and line that first names it, for messages.
 
     Returns:
-      The store, and the record of each file (int32 ``[files]``).
+        The store, and the record of each file (int32 ``[files]``).
 
     Raises:
-      UserError: a file is missing, empty, silent, undecodable or of another rate.
+        UserError: a file is missing, empty, silent, undecodable or of another rate.
     """
     paths = [_find(directory, name, where) for name, where in zip(names, wheres, strict=True)]
     stats = [path.stat() for path in paths]
@@ -82,13 +82,13 @@ def read_file(path: Path, sample_rate: int) -> audio_files.Recording:
     """A file that a ``dataset.jsonl`` names, as it is.
 
     Args:
-      path: ``.npy``, Piper's ``.pt``, or what libsndfile reads.
-      sample_rate: hertz, as ``config.json`` says; tensors do not say theirs.
+        path: ``.npy``, Piper's ``.pt``, or what libsndfile reads.
+        sample_rate: hertz, as ``config.json`` says; tensors do not say theirs.
 
     Raises:
-      AudioFault: empty, silent, undecodable or of another rate. Shorter than can be analysed
-        is not broken: such utterances are left out by name.
-      UserError: a ``.pt`` file, and no torch.
+        AudioFault: empty, silent, undecodable or of another rate. Shorter than can be analysed
+          is not broken: such utterances are left out by name.
+        UserError: a ``.pt`` file, and no torch.
     """
     if path.suffix in (".npy", ".pt"):
         samples = _as_int16(_load_npy(path) if path.suffix == ".npy" else torch_audio.read(path))

@@ -36,8 +36,8 @@ class Shard:
     """A file of records that is being written.
 
     Attributes:
-      path: of the file.
-      num_bytes: of its records so far, before compression.
+        path: of the file.
+        num_bytes: of its records so far, before compression.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class Shard:
         """Append int16 ``[samples]``.
 
         Raises:
-          RunFailed: the file cannot be written; often only `close` notices.
+            RunFailed: the file cannot be written; often only `close` notices.
         """
         record = _SERIALIZER.serialize_example(FEATURES.encode_example({"audio": audio}))
         try:
@@ -64,7 +64,7 @@ class Shard:
         """Complete the file; it is on the disk then.
 
         Raises:
-          RunFailed: it cannot be written.
+            RunFailed: it cannot be written.
         """
         try:
             self._writer.close()
@@ -98,9 +98,9 @@ def write_metadata(store: Path, lengths: Sequence[int], num_bytes: int) -> None:
     """Make the shards of a store a dataset that `tfds.builder_from_directory` reads.
 
     Args:
-      store: its directory.
-      lengths: records in each shard.
-      num_bytes: of all records.
+        store: its directory.
+        lengths: records in each shard.
+        num_bytes: of all records.
     """
     info = tfds.core.DatasetInfo(
         builder=tfds.core.dataset_info.DatasetIdentity(

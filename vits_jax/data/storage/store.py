@@ -63,13 +63,13 @@ class Store:
     """An open store: ``store.audio(3)`` reads record 3; safe to read from several threads.
 
     Attributes:
-      directory: where it lies.
-      sample_rate: hertz.
-      samples: int32 ``[records]``, the length of each record.
-      facts: `FACTS` ``[records]``.
-      outcomes: of each recording that was given to `build`, in that order.
-      settings: the fingerprint of the settings alone; empty where nobody said.
-      digests: `DIGEST` of each recording, as far as they are known.
+        directory: where it lies.
+        sample_rate: hertz.
+        samples: int32 ``[records]``, the length of each record.
+        facts: `FACTS` ``[records]``.
+        outcomes: of each recording that was given to `build`, in that order.
+        settings: the fingerprint of the settings alone; empty where nobody said.
+        digests: `DIGEST` of each recording, as far as they are known.
     """
 
     directory: Path
@@ -84,7 +84,7 @@ class Store:
         """int16 ``[samples]`` of a record.
 
         Raises:
-          UserError: the record is damaged (ArrayRecord keeps a hash of each).
+            UserError: the record is damaged (ArrayRecord keeps a hash of each).
         """
         number = int(record)
         try:
@@ -170,9 +170,9 @@ def finish(
     """Write what is beside the records of a store, and give it its name.
 
     Args:
-      temporary: where it is: its TFDS dataset, nothing else.
-      target: where it shall be, on another file system perhaps.
-      sample_rate, outcomes, samples, facts, settings, digests: see `Store`.
+        temporary: where it is: its TFDS dataset, nothing else.
+        target: where it shall be, on another file system perhaps.
+        sample_rate, outcomes, samples, facts, settings, digests: see `Store`.
     """
     np.save(temporary / "samples.npy", np.asarray(samples, np.int32))
     np.save(temporary / "facts.npy", np.array(facts, FACTS))
@@ -227,7 +227,7 @@ def open_store(directory: Path) -> Store:
     """Open a store after looking at the size of every file, and the content of the small ones.
 
     Raises:
-      UserError: missing, of another format, or damaged.
+        UserError: missing, of another format, or damaged.
     """
     remedy = "run preprocess again (or remove it, where train packed it)"
     if not directory.is_dir():
