@@ -17,6 +17,7 @@ from vits_jax.compilation import CompiledByShape
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.errors import RunFailed
 from vits_jax.presets import preset_path
+from vits_jax.training import memory
 from vits_jax.training.mesh import make_mesh
 
 TERABYTES = (10**7, 10**6)  # 40 TB in float32: no machine has them
@@ -169,7 +170,7 @@ def preset(name: str) -> Config:
 def test_what_is_predicted(monkeypatch, caplog, gigabytes, level, expected):
     monkeypatch.setattr(device_memory, "capacity", lambda device: gigabytes * 10**9)
     with caplog.at_level(logging.INFO):
-        device_memory.announce(preset("medium"), [(8, 100, 300), (32, 120, 400)], make_mesh(1))
+        memory.announce(preset("medium"), [(8, 100, 300), (32, 120, 400)], make_mesh(1))
     (record,) = caplog.records
     assert record.levelname == level
     start = r"memory: the largest batch, 32 x 120 x 400 \(rows x phonemes x frames\), is expected "
@@ -180,7 +181,7 @@ def test_devices_of_one_machine_share_its_memory(monkeypatch, caplog):
     monkeypatch.setattr(device_memory, "capacity", lambda device: 10**12)
     with caplog.at_level(logging.INFO):
         for devices in (1, 2):
-            device_memory.announce(preset("medium"), [(32, 120, 400)], make_mesh(devices))
+            memory.announce(preset("medium"), [(32, 120, 400)], make_mesh(devices))
     one, two = (float(re.search(r"take (\d+\.\d) GB", m)[1]) for m in caplog.messages)
     state_and_more = (844_931_100 + 436_000_000) / 1e9  # that each device has for itself
     assert two - one == pytest.approx(state_and_more, abs=0.11)
@@ -189,7 +190,7 @@ def test_devices_of_one_machine_share_its_memory(monkeypatch, caplog):
 def test_a_model_that_was_not_measured(caplog):
     config = preset("medium").replaced({"hidden_channels": 64})
     with caplog.at_level(logging.INFO):
-        device_memory.announce(config, [(8, 20, 60)], make_mesh(1))
+        memory.announce(config, [(8, 20, 60)], make_mesh(1))
     assert re.fullmatch(
         r"memory: the device \(cpu\) has \d+\.\d GB; what this model takes is not known before",
         *caplog.messages,

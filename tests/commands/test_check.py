@@ -16,12 +16,19 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.corpora import (
+    HOP,
+    MIN_SAMPLES,
+    entry,
+    files_below,
+    tone,
+    write_corpus,
+    write_prepared,
+)
+from tests.data.planted import QUOTE, RATE, ROWS, WARNED, plant, said
 from vits_jax.commands.check import main
 from vits_jax.commands.preprocess import main as preprocess
 from vits_jax.data.manifest import load_dataset
-
-from .data.corpora import HOP, MIN_SAMPLES, entry, files_below, tone, write_corpus, write_prepared
-from .data.planted import QUOTE, RATE, ROWS, WARNED, plant, said
 
 OF_TONES = ["--phoneme-type", "text", "--max-workers", "1", "--sample-rate", str(RATE)]
 

@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.corpora import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
 from vits_jax.commands.check import main as check
 from vits_jax.commands.preprocess import main
 from vits_jax.data.corpora import audio_files
 from vits_jax.data.manifest import load_dataset
 from vits_jax.data.storage import shards
 from vits_jax.data.storage.lock import alone
-
-from .data.corpora import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
 
 
 def flags(corpus: Path, prepared: Path, *more: str) -> list[str]:

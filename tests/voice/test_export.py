@@ -24,8 +24,9 @@ from vits_jax.checkpoints.source import Source
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.commands.export_onnx import main
 from vits_jax.config import FIELDS, Config, convert, read_yaml
+from vits_jax.model.networks import GENERATOR
 from vits_jax.presets import preset_path
-from vits_jax.state import Position
+from vits_jax.state import Position, TrainState
 from vits_jax.voice import Voice, companions, export, graph, streaming, verify
 
 COMPANIONS = ["MODEL_CARD.md", "tokens.txt", "voice.onnx", "voice.onnx.json"]
@@ -38,7 +39,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints = Checkpoints(directory, Keep())
     dataset = dict(voice.dataset) | {"language": {"code": "en-gb"}, "dataset": "letters"}
     metadata = Metadata(voice.config, Position(), dataset, {})
-    checkpoints.save(12, {"params": {"model_g": voice.parameters}}, metadata)
+    checkpoints.save(
+        12, TrainState(np.int32(12), {GENERATOR: voice.parameters}).to_dict(), metadata
+    )
     checkpoints.close()
     return directory
 

@@ -29,7 +29,8 @@ from tests.voice import test_voice
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.commands.export_onnx import main
-from vits_jax.state import Position
+from vits_jax.model.networks import GENERATOR
+from vits_jax.state import Position, TrainState
 from vits_jax.voice import export
 from vits_jax.voice.verify import Agreement
 
@@ -50,7 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voice, directory = test_voice.voice(), tmp_path_factory.mktemp("anna")
     checkpoints = Checkpoints(directory / "run", Keep())
     metadata = Metadata(voice.config, Position(), dict(voice.dataset) | OLD_PAPERS, {})
-    checkpoints.save(1, {"params": {"model_g": voice.parameters}}, metadata)
+    checkpoints.save(1, TrainState(np.int32(1), {GENERATOR: voice.parameters}).to_dict(), metadata)
     checkpoints.close()
     path = directory / "voice" / "anna.onnx"
     with pytest.MonkeyPatch.context() as patch:

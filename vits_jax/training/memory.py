@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
+from vits_jax import device_memory
 from vits_jax.config import FIELDS, Config, convert, read_yaml
-from vits_jax.device_memory import LOWER, capacity, gigabytes, shown
+from vits_jax.device_memory import LOWER, gigabytes, shown
 from vits_jax.presets import preset_path
 
 _LOGGER = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def announce(config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh)
         _LOGGER.info("memory: %s; what this model takes is not known before", shown(device))
         return
     # CPU devices have one memory together.
-    share, size = (mesh.size if device.platform == "cpu" else 1), capacity(device)
+    share, size = (mesh.size if device.platform == "cpu" else 1), device_memory.capacity(device)
     predicted = {
         shape: share * (predict(preset, shape[0] // mesh.size, *shape[1:]) or 0) for shape in shapes
     }
