@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = dict(voice.dataset) | {"language": {"code": "en-gb"}, "dataset": "letters"}
     metadata = Metadata(voice.config, Position(), dataset, {})
     checkpoints.save(
-        12, TrainState(np.int32(12), {GENERATOR: voice.parameters}).to_dict(), metadata
+        12, TrainState(np.array(12, np.int32), {GENERATOR: voice.parameters}).to_dict(), metadata
     )
     checkpoints.close()
     return directory

@@ -51,7 +51,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voice, directory = test_voice.voice(), tmp_path_factory.mktemp("anna")
     checkpoints = Checkpoints(directory / "run", Keep())
     metadata = Metadata(voice.config, Position(), dict(voice.dataset) | OLD_PAPERS, {})
-    checkpoints.save(1, TrainState(np.int32(1), {GENERATOR: voice.parameters}).to_dict(), metadata)
+    checkpoints.save(
+        1, TrainState(np.array(1, np.int32), {GENERATOR: voice.parameters}).to_dict(), metadata
+    )
     checkpoints.close()
     path = directory / "voice" / "anna.onnx"
     with pytest.MonkeyPatch.context() as patch:
