@@ -14,7 +14,7 @@ MANY = 30_000
 
 # Logs more than a pipe and the queue before it take together.
 TALKATIVE = f"""
-import logging, sys
+import logging, os, sys, time
 from vits_jax.cli import run
 from vits_jax.errors import RunFailed
 
@@ -22,14 +22,17 @@ def work(argv):
     for number in range({MANY}):
         logging.getLogger("work").info("line %06d %s", number, "x" * 100)
     open(argv[0], "w").close()
+    while len(argv) > 1 and not os.path.exists(argv[1]):
+        time.sleep(0.01)
     raise RunFailed("the last line")
 
 sys.exit(run(work))
 """
 
 
-def start(mark: Path, **more) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", TALKATIVE, str(mark)], text=True, **more)
+def start(*marks: Path, **more) -> subprocess.Popen:
+    """It makes the first file when it has said it all, and waits for the second, if any."""
+    return subprocess.Popen([sys.executable, "-c", TALKATIVE, *map(str, marks)], text=True, **more)
 
 
 def test_every_line_in_order_where_somebody_reads(tmp_path: Path):
@@ -78,13 +81,15 @@ def test_a_log_on_a_full_disk_stops_nothing(tmp_path: Path):
 def test_what_was_lost_is_told_when_somebody_reads_again(tmp_path: Path):
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
-    with start(tmp_path / "done", stderr=writing) as process:
+    with start(tmp_path / "done", tmp_path / "read", stderr=writing) as process:
         os.close(writing)
         while not (tmp_path / "done").exists():  # it has given up waiting for a reader
             time.sleep(0.01)
             assert process.poll() is None
         with os.fdopen(reading, errors="replace") as file:
-            *lines, last = file.read().splitlines()
+            first = file.readline()
+            (tmp_path / "read").touch()
+            *lines, last = [first, *file.read().splitlines()]
         assert process.wait() == 1
     assert last == "failed: the last line"
     kept = [int(line.split()[1]) for line in lines if line.startswith("line ")]

@@ -87,16 +87,24 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
       argv: the arguments; default: the process's.
     """
     if argv is None:
-        with unblocked_stderr():
-            return _run(command, sys.argv[1:], force=True)
+        with unblocked_stderr() as stream:
+            code, last_words = _run(command, sys.argv[1:], force=True)
+            stream.patient()
+            print(last_words, end="", file=sys.stderr)
+            return code
     before = sys.unraisablehook
     try:
-        return _run(command, argv, force=False)
+        code, last_words = _run(command, argv, force=False)
     finally:
         sys.unraisablehook = before
+    print(last_words, end="", file=sys.stderr)
+    return code
 
 
-def _run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str], force: bool) -> int:
+def _run(
+    command: Callable[[Sequence[str]], int | None], argv: Sequence[str], force: bool
+) -> tuple[int, str]:
+    """The exit code, and the line that says why it is not 0."""
     # By force: a library that logged while it was imported has a handler there already.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=force)
     # Orbax announces every save, and logs with a traceback what it also raises.
@@ -106,16 +114,13 @@ def _run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str], fo
     warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
     sys.unraisablehook = _without_closed_loops
     try:
-        return command(argv) or EXIT_DONE
+        return command(argv) or EXIT_DONE, ""
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return EXIT_USAGE, f"error: {error}\n"
     except (RunFailed, OSError) as error:  # a full disk ends here
-        print(f"failed: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_FAILED, f"failed: {error}\n"
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED, "interrupted\n"
 
 
 def _without_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:

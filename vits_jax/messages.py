@@ -47,6 +47,10 @@ class Unblocked(io.TextIOBase):
     def isatty(self) -> bool:
         return os.isatty(_STDERR)
 
+    def patient(self) -> None:
+        """Give who reads another chance, before the last words."""
+        self._stuck = False
+
     def finish(self) -> None:
         """Wait until all is written, though not for ever."""
         if self._put(None):
@@ -82,12 +86,12 @@ def _write_all(content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def unblocked_stderr() -> Iterator[None]:
+def unblocked_stderr() -> Iterator[Unblocked]:
     """Inside, ``sys.stderr`` blocks nobody: for what a whole process does."""
     before = sys.stderr
     stream = sys.stderr = Unblocked()
     try:
-        yield
+        yield stream
     finally:
         sys.stderr = before
         stream.finish()
