@@ -145,7 +145,7 @@ class RunConfig:
         15.0, "save when N minutes have gone since the last save, also within an epoch (0: never)"
     )
     checkpoint_epochs: int | None = _flag(
-        None, "save every N epochs (default: 1, if a third of checkpoint_minutes has gone)"
+        None, "save every N epochs (default: 1, if half of checkpoint_minutes has gone)"
     )
     checkpoint_steps: int | None = _flag(None, "save every N batches as well")
     keep_newest: int = _flag(3, "checkpoints to keep: the newest N (-1: every one)")

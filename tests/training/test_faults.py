@@ -211,9 +211,9 @@ def test_when_a_save_is_due(tmp_path, monkeypatch):
         return Saves(small(tmp_path / "data", tmp_path, **{"checkpoint_minutes": 15} | more).run)
 
     by_default = saves()
-    at(monkeypatch, 104.9)
+    at(monkeypatch, 107.4)
     assert not by_default.at_end(1, 4)
-    at(monkeypatch, 105.1)
+    at(monkeypatch, 107.6)
     assert by_default.at_end(1, 4)
     assert not by_default.within_epoch(7)
     at(monkeypatch, 115.1)

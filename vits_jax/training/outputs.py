@@ -17,7 +17,7 @@ from vits_jax.training.profiling import Profiler
 from vits_jax.training.progress import Progress
 from vits_jax.training.stopping import Stop
 
-OF_AN_EPOCH = 1 / 3  # of checkpoint_minutes: at the end of an epoch a save is due sooner
+OF_AN_EPOCH = 1 / 2  # of checkpoint_minutes: at the end of an epoch a save is due sooner
 
 
 class Saves:
