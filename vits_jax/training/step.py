@@ -102,7 +102,7 @@ def _train_step(
                 state.params[network], grads[network], state.optimizer[network], rate, finite
             )
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
-    return TrainState(state.step + 1, params, optimizers), metrics
+    return state.replace(step=state.step + 1, params=params, optimizer=optimizers), metrics
 
 
 def _update(
