@@ -30,15 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return run(_answer, words[:1])
     command = importlib.import_module(f"vits_jax.commands.{name.replace('-', '_')}")
-    return command.main(None if _is_whole_process(argv, words) else words[1:])
-
-
-def _is_whole_process(argv: Sequence[str] | None, words: list[str]) -> bool:
-    """If so, the command reads its arguments where every process does."""
     if argv is not None:
-        return False
-    sys.argv = [f"{Path(sys.argv[0]).name} {words[0]}", *words[1:]]
-    return True
+        return command.main(words[1:])
+    # The whole process is the command's, which reads its arguments where every process does.
+    sys.argv = [f"{Path(sys.argv[0]).name} {name}", *words[1:]]
+    return command.main()
 
 
 def _answer(words: Sequence[str]) -> None:
