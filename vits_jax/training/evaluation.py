@@ -1,7 +1,7 @@
 """Looking at a run between epochs: evaluators, each with its period.
 
 An evaluator turns a state into numbers and sounds; where they go is the caller's affair
-(`outputs`). The run holds a list of them: add one in `evaluators`.
+(`outputs`). The run holds a list of them: add one in `loop`.
 """
 
 from __future__ import annotations
