@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 
 from tests.parity.cases import CASES
-from tools import benchmark_voice
+from vits_jax.benchmarks import voice
 
 
 def test_beside_pipers_own_export() -> None:
-    parser = argparse.ArgumentParser()
-    benchmark_voice.add_arguments(parser, ["medium"])
-    args = parser.parse_args(["--peer", "--runs", "1", "--seconds", "0.5", "--threads", "1"])
-    figures = benchmark_voice.benchmark(args, CASES["multi-resblock1-sdp"])
+    flags = Namespace(peer=True, runs=1, seconds=0.5, threads=1)
+    figures = voice.benchmark(flags, CASES["multi-resblock1-sdp"])
     assert figures["peer_difference"] < 1e-4  # so both spoke, and the same
     assert figures["streaming_difference"] < 1e-5
     assert 0.25 < figures["speech_seconds"] < 1
