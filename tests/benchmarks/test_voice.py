@@ -9,7 +9,7 @@ from vits_jax.benchmarks import voice
 
 
 def test_beside_pipers_own_export() -> None:
-    flags = Namespace(peer=True, runs=1, seconds=0.5, threads=1)
+    flags = Namespace(quality="none", peer=True, runs=1, seconds=0.5, threads=1)
     figures = voice.benchmark(flags, CASES["multi-resblock1-sdp"])
     assert figures["peer_difference"] < 1e-4  # so both spoke, and the same
     assert figures["streaming_difference"] < 1e-5

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.data.corpora import (
+from tests.data.planted import QUOTE, RATE, ROWS, WARNED, plant, said
+from tests.data.tones import (
     HOP,
     MIN_SAMPLES,
     entry,
@@ -25,7 +26,6 @@ from tests.data.corpora import (
     write_corpus,
     write_prepared,
 )
-from tests.data.planted import QUOTE, RATE, ROWS, WARNED, plant, said
 from vits_jax.commands.check import main
 from vits_jax.commands.preprocess import main as preprocess
 from vits_jax.data.manifest import load_dataset
@@ -246,6 +246,18 @@ def test_speaking_rates_as_pipers_filter_means_them(tmp_path: Path, capsys):
     report = check(capsys, tmp_path)
     assert {"ann3", "ann7"} <= expected
     assert {i["name"] for i in report["warned"] if i["kind"] == "odd speaking rate"} == expected
+
+
+def test_frames_are_those_of_the_preset(tmp_path: Path, capsys, monkeypatch):
+    """Of a second, RATE / 256 frames hold no 103 phoneme ids, and twice as many do."""
+    corpus = write_corpus(tmp_path / "corpus", ["a|" + 50 * "b"], {"a": 1.0})
+    assert [item["kind"] for item in check(capsys, corpus)["left_out"]] == [
+        "more phoneme ids than frames"
+    ]
+    preset = tmp_path / "short-hop.yaml"
+    preset.write_text("hop_length: 128\n")
+    monkeypatch.setattr("vits_jax.commands.check.preset_path", lambda quality: preset)
+    assert check(capsys, corpus, "--quality", "short-hop")["left_out"] == []
 
 
 def test_texts_can_be_too_long(tmp_path: Path, capsys):

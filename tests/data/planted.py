@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from .corpora import tone
+from tests.data.tones import tone
 
 RATE = 16000
 ROWS = 200

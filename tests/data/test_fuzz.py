@@ -17,14 +17,13 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.data.tones import HOP, MIN_SAMPLES, RATE, config, entry, tone, write_prepared
 from vits_jax.commands.check import main as check
 from vits_jax.data.corpora import audio_files
 from vits_jax.data.corpora.audio_files import AudioFault, Target
 from vits_jax.data.corpora.corpus import read_corpus
 from vits_jax.data.manifest import load_dataset
 from vits_jax.errors import UserError
-
-from .corpora import HOP, MIN_SAMPLES, RATE, config, entry, tone, write_prepared
 
 # A slow example fails: nothing may hang, whatever a header says.
 fuzzed = settings(

@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vits_jax.data.manifest import Dataset, load_dataset
-from vits_jax.data.storage import building
-from vits_jax.errors import UserError
-
-from .corpora import (
+from tests.data.tones import (
     HOP,
     MIN_SAMPLES,
     RATE,
@@ -27,6 +23,9 @@ from .corpora import (
     write_prepared,
     write_store,
 )
+from vits_jax.data.manifest import Dataset, load_dataset
+from vits_jax.data.storage import building
+from vits_jax.errors import UserError
 
 
 def load(directory: Path, **options) -> Dataset:

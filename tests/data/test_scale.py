@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.tones import HOP, MIN_SAMPLES, RATE, config, entry, write_corpus, write_prepared
 from vits_jax.data.manifest import load_dataset
 from vits_jax.data.storage import store as stores
-
-from .corpora import HOP, MIN_SAMPLES, RATE, config, entry, write_corpus, write_prepared
 
 # Half a million in 500 MB, of which the interpreter and its libraries take 60.
 BYTES_PER_UTTERANCE = (500e6 - 60e6) / 500_000

@@ -11,7 +11,7 @@ import piper
 import pytest
 import wyoming_piper
 
-from tests.data.corpora import config
+from tests.data.tones import config
 from vits_jax.data.voice_config import read_config
 from vits_jax.text.languages import language_block, with_language_block
 from vits_jax.text.phonemes import PHONEME_TYPES

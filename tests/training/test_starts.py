@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,15 @@ from vits_jax.training.loop import train
 from vits_jax.training.start import Start
 
 
-@pytest.fixture(autouse=True)
-def quick_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def quick_step() -> Iterator[None]:
     """Stand-ins for the step, and for initial values: of the real names and shapes, and every
     number of a state another one, so that nothing can be mistaken for something else."""
-    stand_in(monkeypatch)
-    set_initial_state(monkeypatch, numbered_state)
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch)
+        patch.setitem(SMALL, "use_sdp", False)  # a third fewer tensors to save and restore
+        set_initial_state(patch, numbered_state)
+        yield
 
 
 def numbered_state(config: Config, key: jax.Array) -> TrainState:
@@ -69,14 +73,21 @@ def params(run_dir: Path) -> dict[str, np.ndarray]:
     }
 
 
+class Begun(Exception):
+    """A run has its first state, and goes no further."""
+
+
 def begin(dataset: Path, run_dir: Path, **more: Any) -> dict[str, np.ndarray]:
     """The parameters that a run begins with, like `params`."""
-    states = []
     make_state = Start.state
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Start, "state", lambda *a: states.append(make_state(*a)) or states[0])
-        train(small(dataset, run_dir, max_steps=0, **more))
-    (state,) = states
+
+    def stop(*arguments: Any) -> TrainState:
+        raise Begun(make_state(*arguments))
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Begun) as begun:
+        patch.setattr(Start, "state", stop)
+        train(small(dataset, run_dir, **more))
+    (state,) = begun.value.args
     assert state.step == 0
     assert not any(np.any(x) for x in jax.tree.leaves(state.optimizer))
     return {
@@ -96,11 +107,24 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("several") / "data", speakers=3)
 
 
-@pytest.fixture
-def single(one_speaker: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def single(one_speaker: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one speaker, its tensors without zeros."""
-    begin(one_speaker, tmp_path / "single", seed=5, gin_channels=0)
-    return tmp_path / "single"
+    run_dir = tmp_path_factory.mktemp("single") / "run"
+    train(small(one_speaker, run_dir, max_steps=0, seed=5, gin_channels=0))
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def single_params(single: Path) -> dict[str, np.ndarray]:
+    return params(single)
+
+
+@pytest.fixture(scope="module")
+def several_run(several: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("several") / "run"
+    train(small(several, run_dir, max_steps=0, seed=5))
+    return run_dir
 
 
 def other_dataset(dataset: Path, directory: Path, **changes: Any) -> Path:
@@ -117,11 +141,11 @@ def other_dataset(dataset: Path, directory: Path, **changes: Any) -> Path:
 # One speaker to several
 
 
-def test_one_speaker_to_several(several, single, tmp_path, caplog):
+def test_one_speaker_to_several(several, single, single_params, tmp_path, caplog):
     caplog.set_level(logging.DEBUG, "vits_jax")
     fresh = begin(several, tmp_path / "fresh")
     converted = begin(several, tmp_path / "run", resume_from_single_speaker_checkpoint=single)
-    old = params(single)
+    old = single_params
     speakers = {n for n in fresh if n.startswith("model_g.") and hears_speaker(n[8:])}
     assert fresh.keys() - speakers == old.keys()  # taken and fresh together are all there is
     assert len(speakers) == 1 + 2 + 2 + 3 + 4 * 3
@@ -140,9 +164,8 @@ def test_one_speaker_to_several(several, single, tmp_path, caplog):
         ("several", "several_run", "it has 3 speakers, expected one.*--warmstart_ckpt"),
     ],
 )
-def test_conversions_that_are_none(request, several, tmp_path, single, data, checkpoint, message):
-    begin(several, tmp_path / "several_run")
-    flag = {"resume_from_single_speaker_checkpoint": tmp_path / checkpoint}
+def test_conversions_that_are_none(request, tmp_path, data, checkpoint, message):
+    flag = {"resume_from_single_speaker_checkpoint": request.getfixturevalue(checkpoint)}
     with pytest.raises(UserError, match=message):
         begin(request.getfixturevalue(data), tmp_path / "run", **flag)
     assert not (tmp_path / "run").exists()
@@ -160,12 +183,12 @@ def test_all_that_does_not_fit_is_listed(several, single, tmp_path):
 # Warm starts
 
 
-def test_warm_start_takes_what_fits(one_speaker, single, tmp_path, caplog):
+def test_warm_start_takes_what_fits(one_speaker, single, single_params, tmp_path, caplog):
     caplog.set_level(logging.INFO, "vits_jax")
     more = {"gin_channels": 0, "filter_channels": 48}
     fresh = begin(one_speaker, tmp_path / "fresh", **more)
     warm = begin(one_speaker, tmp_path / "run", warmstart_ckpt=single, **more)
-    old = params(single)
+    old = single_params
     other = {name for name in fresh if fresh[name].shape != old[name].shape}
     assert len(other) == 3
     for name, array in warm.items():
@@ -173,11 +196,11 @@ def test_warm_start_takes_what_fits(one_speaker, single, tmp_path, caplog):
     assert "3 fresh (model_g.enc_p.encoder.ffn_layers.0" in caplog.text
 
 
-def test_vocoder_warm_start(one_speaker, single, tmp_path):
+def test_vocoder_warm_start(one_speaker, single, single_params, tmp_path):
     fresh = begin(one_speaker, tmp_path / "fresh", gin_channels=0)
     flag = {"vocoder_warmstart_ckpt": single, "gin_channels": 0}
     warm = begin(one_speaker, tmp_path / "run", **flag)
-    old, taken = params(single), 0
+    old, taken = single_params, 0
     for name, array in warm.items():
         vocoder = name.startswith(("model_g.dec.", "model_g.enc_q.", "model_g.flow."))
         np.testing.assert_array_equal(array, (old if vocoder else fresh)[name], name)
@@ -185,9 +208,9 @@ def test_vocoder_warm_start(one_speaker, single, tmp_path):
     assert taken > 50
 
 
-def test_rows_go_by_name(several, tmp_path):
+def test_rows_go_by_name(several, several_run, tmp_path):
     """More speakers and more symbols, in another order: each keeps its own row."""
-    old = begin(several, tmp_path / "old", seed=5)
+    old = params(several_run)
     speakers = {"newcomer": 0, "speaker 2": 1, "speaker 0": 2, "speaker 1": 3, "another": 4}
     symbols = "_^$ " + "".join(reversed(SYMBOLS[4:])) + "äöü"
     bigger = other_dataset(
@@ -199,7 +222,7 @@ def test_rows_go_by_name(several, tmp_path):
         phoneme_id_map={symbol: [i] for i, symbol in enumerate(symbols)},
     )
     fresh = begin(bigger, tmp_path / "fresh")
-    warm = begin(bigger, tmp_path / "run", warmstart_ckpt=tmp_path / "old")
+    warm = begin(bigger, tmp_path / "run", warmstart_ckpt=several_run)
     table = "model_g.emb_g.weight"
     for name, row in speakers.items():
         was = {"speaker 0": 0, "speaker 1": 1, "speaker 2": 2}.get(name)
@@ -231,7 +254,7 @@ def test_nothing_fits(one_speaker, single, tmp_path):
 def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model like `SMALL`, of three speakers, at epoch 3 and batch 2."""
     pytest.importorskip("torch")
-    from tests.checkpoints.ckpts import ckpt, write
+    from tests.checkpoints.piper.ckpts import ckpt, write
     from vits_jax.config import FIELDS, convert
 
     values = {n: v for n, v in SMALL.items() if FIELDS[n].section in ("model", "audio")}

@@ -55,7 +55,7 @@ def infer_sizes(
                 raise
             _LOGGER.warning("%s: the tensors tell", error)
     try:
-        seen = _model_sizes(generator) | _audio_sizes(generator, values)
+        seen = model_sizes(generator) | _audio_sizes(generator, values)
         if discriminator:
             seen["discriminator_width"] = max(
                 shape[0] for name, shape in discriminator.items() if name.endswith("weight_v")
@@ -79,48 +79,64 @@ def infer_sizes(
     return config
 
 
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many there are, numbered from 0 without a gap."""
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many there are, numbered from 0 without a gap by the group of `pattern`."""
     numbers = {int(match[1]) for match in (re.match(pattern, name) for name in shapes) if match}
     return next(i for i in itertools.count() if i not in numbers)
 
 
-def _model_sizes(shapes: Shapes) -> dict[str, Any]:
+def model_sizes(shapes: Shapes) -> dict[str, Any]:
+    """What the tensors tell of a `ModelConfig`, by its fields' names.
+
+    Args:
+        shapes: of the generator's tensors, weight norm applied (``weight``) or not
+            (``weight_v``).
+
+    Raises:
+        KeyError, IndexError, ValueError, ZeroDivisionError: no generator of Piper's.
+    """
+
+    def kernel(layer: str) -> int:
+        folded = shapes.get(f"{layer}.weight")
+        return (folded or shapes[f"{layer}.weight_v"])[2]
+
     num_symbols, hidden = shapes["enc_p.emb.weight"]
     filters, _, kernel_size = shapes["enc_p.encoder.ffn_layers.0.conv_1.weight"]
-    resblock = "1" if "dec.resblocks.0.convs1.0.weight_v" in shapes else "2"
-    convs = "convs1" if resblock == "1" else "convs"
-    stages = _count(shapes, r"dec\.ups\.(\d+)\.")
-    kernels = tuple(shapes[f"dec.ups.{i}.weight_v"][2] for i in range(stages))
-    blocks = _count(shapes, r"dec\.resblocks\.(\d+)\.") // stages
+    stages, blocks, convs = decoder_layers(shapes)
     speakers, gin = shapes.get("emb_g.weight", (1, 0))
     if not gin and "dec.cond.weight" in shapes:
         gin = shapes["dec.cond.weight"][1]
     return {
         "num_symbols": num_symbols,
         "num_speakers": speakers,
-        "resblock": resblock,
+        "resblock": "1" if convs == "convs1" else "2",
         "resblock_kernel_sizes": tuple(
-            shapes[f"dec.resblocks.{i}.{convs}.0.weight_v"][2] for i in range(blocks)
+            kernel(f"dec.resblocks.{i}.{convs}.0") for i in range(blocks // stages)
         ),
-        "upsample_kernel_sizes": kernels,
+        "upsample_kernel_sizes": tuple(kernel(f"dec.ups.{i}") for i in range(stages)),
         "upsample_initial_channel": shapes["dec.conv_pre.weight"][0],
         "inter_channels": shapes["enc_p.proj.weight"][0] // 2,
         "hidden_channels": hidden,
         "filter_channels": filters,
         "kernel_size": kernel_size,
         "n_heads": hidden // shapes["enc_p.encoder.attn_layers.0.emb_rel_k"][2],
-        "n_layers": _count(shapes, r"enc_p\.encoder\.attn_layers\.(\d+)\."),
+        "n_layers": count(shapes, r"enc_p\.encoder\.attn_layers\.(\d+)\."),
         "gin_channels": gin,
-        "use_sdp": "dp.flows.0.m" in shapes,
+        "use_sdp": "dp.conv_1.weight" not in shapes,
     }
+
+
+def decoder_layers(shapes: Shapes) -> tuple[int, int, str]:
+    """How many upsampling stages and residual blocks, and what a block calls its layers."""
+    first = "dec.resblocks.0.convs1.0.weight"
+    convs = "convs1" if first in shapes or f"{first}_v" in shapes else "convs"
+    return count(shapes, r"dec\.ups\.(\d+)\."), count(shapes, r"dec\.resblocks\.(\d+)\."), convs
 
 
 def _audio_sizes(shapes: Shapes, values: Mapping[str, Any]) -> dict[str, Any]:
     """Strides are half of their kernels in every preset; the hop is their product."""
     found: dict[str, Any] = {}
-    stages = _count(shapes, r"dec\.ups\.(\d+)\.")
-    kernels = (shapes[f"dec.ups.{i}.weight_v"][2] for i in range(stages))
+    kernels = model_sizes(shapes)["upsample_kernel_sizes"]
     rates = values.get("upsample_rates", tuple(k // 2 for k in kernels))
     found["upsample_rates"], found["hop_length"] = rates, math.prod(rates)
     if "enc_q.pre.weight" in shapes:

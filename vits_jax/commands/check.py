@@ -197,6 +197,7 @@ def _check_corpus(flags: argparse.Namespace, kind: str, config: Config) -> _Chec
         dataset_format=kind,
         max_phoneme_ids=flags.max_phoneme_ids,
         max_frames=flags.max_frames,
+        audio=config.audio,
     )
     corpus = examine.open_corpus(settings)
     if assumed:

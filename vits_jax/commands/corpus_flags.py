@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vits_jax.cli import Parser
+from vits_jax.config import AudioConfig
 from vits_jax.data.corpora.audio_files import KEEP_SECONDS, RATES
 from vits_jax.data.corpora.settings import CONTENTS, MAX_SECONDS, Settings, Speaking
 from vits_jax.data.corpora.table import WARNINGS
@@ -97,8 +98,11 @@ def corpus_settings(
     skip_audio: bool = False,
     max_phoneme_ids: int | None = None,
     max_frames: int | None = None,
+    audio: AudioConfig | None = None,
 ) -> Settings:
     """The settings that the flags stand for.
+
+    Keyword arguments are settings that have no flag in both commands.
 
     Raises:
         UserError: a value that cannot be.
@@ -124,6 +128,7 @@ def corpus_settings(
         input_dir=input_dir,
         sample_rate=flags.sample_rate,
         speaking=speaking,
+        audio=audio or AudioConfig(),
         dataset_format=dataset_format,
         dataset_type=flags.dataset_type,
         single_speaker=flags.single_speaker,

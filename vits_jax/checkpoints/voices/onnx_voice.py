@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vits_jax.checkpoints import saving, store
+from vits_jax.checkpoints.sizes import count, decoder_layers, model_sizes
 from vits_jax.checkpoints.source import UNHEARD
 from vits_jax.checkpoints.voices.onnx_file import load
 from vits_jax.checkpoints.voices.onnx_graph import Weights, weights
@@ -159,9 +160,7 @@ def _is_count(value: Any) -> bool:
 def _config(path: Path, found: Weights, dataset: Mapping[str, Any], wrong: list[str]) -> Config:
     """The configuration that the tensors have; what speaks against it is added to `wrong`."""
     dims = {name: array.shape for name, array in found.tensors.items()}
-    ups = _count(dims, r"dec\.ups\.(\d+)\..*")
-    blocks = _count(dims, r"dec\.resblocks\.(\d+)\..*")
-    first = "convs1" if "dec.resblocks.0.convs1.0.weight" in dims else "convs"
+    ups, blocks, convs = decoder_layers(dims)
     per_stage = blocks // max(ups, 1)
     needed = {
         "enc_p.emb.weight": 2,
@@ -170,7 +169,7 @@ def _config(path: Path, found: Weights, dataset: Mapping[str, Any], wrong: list[
         "enc_p.encoder.ffn_layers.0.conv_1.weight": 3,
         "dec.conv_pre.weight": 3,
         **{f"dec.ups.{i}.weight": 3 for i in range(max(ups, 1))},
-        **{f"dec.resblocks.{i}.{first}.0.weight": 3 for i in range(max(per_stage, 1))},
+        **{f"dec.resblocks.{i}.{convs}.0.weight": 3 for i in range(max(per_stage, 1))},
     }
     needed |= {"emb_g.weight": 2} if "emb_g.weight" in dims else {}
     broken = [
@@ -180,33 +179,16 @@ def _config(path: Path, found: Weights, dataset: Mapping[str, Any], wrong: list[
     ]
     if broken:  # no sizes, so nothing to hold the other tensors against
         raise UserError(f"{path}: not the tensors of a Piper voice: " + "; ".join(wrong + broken))
-    symbols, hidden = dims["enc_p.emb.weight"]
-    filters, _, kernel = dims["enc_p.encoder.ffn_layers.0.conv_1.weight"]
-    speakers, gin = dims.get("emb_g.weight", (1, 0))
-    rows = [f"dec.resblocks.{i}.{first}" for i in range(per_stage)]
     model = ModelConfig(
-        num_symbols=symbols,
-        num_speakers=speakers,
-        resblock="1" if first == "convs1" else "2",
-        resblock_kernel_sizes=tuple(dims[f"{row}.0.weight"][2] for row in rows),
+        **model_sizes(dims),
         resblock_dilation_sizes=tuple(
             tuple(
                 found.dilations.get(f"{row}.{i}", 0)
-                for i in range(_count(dims, re.escape(row) + r"\.(\d+)\.weight"))
+                for i in range(count(dims, re.escape(row) + r"\.(\d+)\.weight"))
             )
-            for row in rows
+            for row in (f"dec.resblocks.{i}.{convs}" for i in range(per_stage))
         ),
         upsample_rates=tuple(found.strides.get(f"dec.ups.{i}", 0) for i in range(ups)),
-        upsample_initial_channel=dims["dec.conv_pre.weight"][0],
-        upsample_kernel_sizes=tuple(dims[f"dec.ups.{i}.weight"][2] for i in range(ups)),
-        inter_channels=dims["enc_p.proj.weight"][0] // 2,
-        hidden_channels=hidden,
-        filter_channels=filters,
-        n_heads=hidden // dims["enc_p.encoder.attn_layers.0.emb_rel_k"][2],
-        n_layers=_count(dims, r"enc_p\.encoder\.attn_layers\.(\d+)\..*"),
-        kernel_size=kernel,
-        gin_channels=gin,
-        use_sdp="dp.conv_1.weight" not in dims,
     )
     hop = math.prod(model.upsample_rates)
     if not 1 <= hop <= _LARGEST_HOP:
@@ -222,19 +204,13 @@ def _config(path: Path, found: Weights, dataset: Mapping[str, Any], wrong: list[
     )
     config = Config(audio=audio).replaced(vars(model) | {"segment_size": SEGMENT_FRAMES * hop})
     impossible = list(problems(config))
-    if "emb_g.weight" in dims and speakers < 2:
+    if "emb_g.weight" in dims and model.num_speakers < 2:
         impossible.append(f"emb_g.weight: got {list(dims['emb_g.weight'])}, expected several rows")
     if impossible:
         raise UserError(f"{path}: not the sizes of a Piper voice: " + "; ".join(wrong + impossible))
     wrong.extend(_against_json(config, dataset))
     wrong.extend(_against_dilations(config, found))
     return config
-
-
-def _count(names: Mapping[str, Any], pattern: str) -> int:
-    """How many values the pattern's group has."""
-    matches = map(re.compile(pattern).fullmatch, names)
-    return len({match.group(1) for match in matches if match})
 
 
 def _against_json(config: Config, dataset: Mapping[str, Any]) -> Iterator[str]:

@@ -124,7 +124,10 @@ def assign(buckets: tuple[Bucket, ...], phonemes: np.ndarray, frames: np.ndarray
 
 
 def schedule(counts: tuple[int, ...], buckets: tuple[Bucket, ...]) -> Schedule:
-    """The cheapest way to make batches of so many utterances per bucket."""
+    """The cheapest way to make batches of so many utterances per bucket.
+
+    A bucket above all utterances makes none: its shape would have to be compiled.
+    """
     last = max((i for i, count in enumerate(counts) if count), default=-1)
 
     @functools.cache

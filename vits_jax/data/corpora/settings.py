@@ -47,11 +47,16 @@ class Speaking:
 
 @dataclass(frozen=True)
 class Settings:
-    """A corpus, and how it is prepared; see the flags of the same names."""
+    """A corpus, and how it is prepared; see the flags of the same names.
+
+    Attributes:
+        audio: of the preset to train with: what is too short for it is reported.
+    """
 
     input_dir: Path
     sample_rate: int
     speaking: Speaking
+    audio: AudioConfig = field(default_factory=AudioConfig)
     dataset_format: str = "ljspeech"
     dataset_type: str = "text"
     single_speaker: bool = False
@@ -68,15 +73,15 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """What utterances may be like."""
-        audio = AudioConfig()
-        return Limits(audio.hop_length, audio.min_samples, self.max_phoneme_ids, self.max_frames)
+        hop, least = self.audio.hop_length, self.audio.min_samples
+        return Limits(hop, least, self.max_phoneme_ids, self.max_frames)
 
     @property
     def target(self) -> Target:
         """What recordings are made into."""
         return Target(
             sample_rate=self.sample_rate,
-            min_samples=AudioConfig().min_samples,
+            min_samples=self.audio.min_samples,
             max_seconds=self.max_seconds,
             keep_seconds=self.keep_seconds if self.trim else None,
         )

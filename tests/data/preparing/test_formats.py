@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.tones import HOP, MIN_SAMPLES, tone, write_corpus
 from vits_jax.commands.preprocess import main
 from vits_jax.data.batching.batches import Bucket, load_batch
 from vits_jax.data.manifest import load_dataset
-
-from .corpora import HOP, MIN_SAMPLES, tone, write_corpus
 
 RATES = (8000, 16000, 22050, 24000, 44100, 48000)
 SECONDS, HERTZ = 0.8, 1000.0

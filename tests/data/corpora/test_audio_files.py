@@ -1,4 +1,4 @@
-"""Decoding, resampling and what is refused. Trimming is held against Piper in test_oracle.py."""
+"""Decoding, resampling, what is refused. Trimming is held against Piper in test_oracle.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.tones import MIN_SAMPLES, RATE, tone
 from vits_jax.data.corpora import audio_files
 from vits_jax.data.corpora.audio_files import (
     AudioFault,
@@ -20,8 +21,6 @@ from vits_jax.data.corpora.audio_files import (
     to_int16,
 )
 from vits_jax.errors import UserError
-
-from .corpora import MIN_SAMPLES, RATE, tone
 
 TARGET = Target(RATE, MIN_SAMPLES)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.tones import write_corpus
 from vits_jax.data.corpora.corpus import read_ljspeech, speaker_ids
 from vits_jax.errors import UserError
-
-from .corpora import write_corpus
 
 
 def reasons(corpus):

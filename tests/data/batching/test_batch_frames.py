@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.test_batches import SPEECH, Utterances, each_batch, plan_of, utterances
+from tests.data.batching.test_batches import SPEECH, Utterances, each_batch, plan_of, utterances
 from vits_jax.data.batching.batches import Plan, validation_plan
 from vits_jax.data.batching.buckets import rows_within
 from vits_jax.training.memory import predict

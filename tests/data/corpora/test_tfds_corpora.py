@@ -11,13 +11,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from tests.data.tones import HOP, MIN_SAMPLES, tone
 from vits_jax.commands.preprocess import main
 from vits_jax.data.corpora import tfds_corpora
 from vits_jax.data.corpora.corpus import read_corpus
 from vits_jax.data.manifest import load_dataset
 from vits_jax.errors import UserError
-
-from .corpora import HOP, MIN_SAMPLES, tone
 
 RATES = {"ljspeech": 22050, "libritts": 24000, "vctk": 48000}
 

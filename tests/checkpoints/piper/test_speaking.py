@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vits_jax
-from tests.checkpoints.ckpts import SEVERAL, ckpt, write
+from tests.checkpoints.piper.ckpts import SEVERAL, ckpt, write
 from tests.parity import oracle
 from tests.parity.comparing import assert_close
 from vits_jax.checkpoints.source import open_checkpoint

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.tones import HOP, MIN_SAMPLES, RATE, config, entry, tone, write_prepared
 from vits_jax.data.corpora import torch_audio
 from vits_jax.data.corpora.audio_files import AudioFault
 from vits_jax.data.manifest import load_dataset
 from vits_jax.errors import UserError
-
-from .corpora import HOP, MIN_SAMPLES, RATE, config, entry, tone, write_prepared
 
 torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 

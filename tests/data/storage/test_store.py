@@ -15,13 +15,12 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
+from tests.data.tones import recorded, write_store
 from vits_jax.data.corpora.audio_files import Recording
 from vits_jax.data.storage import shards
 from vits_jax.data.storage import store as stores
 from vits_jax.data.unusable import Refused
 from vits_jax.errors import UserError
-
-from .corpora import recorded, write_store
 
 MARK = "0123456789abcdef"
 NAME = f"audio-{MARK}"

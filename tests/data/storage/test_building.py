@@ -100,7 +100,7 @@ def test_what_cannot_be_used_is_not_kept(tmp_path: Path):
 PROGRAM = """
 import logging, sys
 from pathlib import Path
-from tests.data import test_building as t
+from tests.data.storage import test_building as t
 from vits_jax.data.storage import shards
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -264,7 +264,7 @@ def test_it_may_grow_on_another_file_system(tmp_path: Path):
 FULL = """
 import resource, sys
 from pathlib import Path
-from tests.data import test_building as t
+from tests.data.storage import test_building as t
 from vits_jax.data.storage import shards
 from vits_jax.errors import RunFailed
 shards.SHARD_BYTES = 4000

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.tones import HOP, MIN_SAMPLES, RATE, tone, write_corpus
 from vits_jax.commands.preprocess import main
 from vits_jax.data.manifest import load_dataset
-
-from .corpora import HOP, MIN_SAMPLES, RATE, tone, write_corpus
 
 
 def flags(corpus: Path, out: Path, *more: str) -> list[str]:

@@ -195,6 +195,11 @@ def test_left_over_rows_go_where_they_cost_least(counts, batches, carries, cost)
     assert (plan.batches, plan.carries, plan.cost) == (batches, carries, cost)
 
 
+def test_no_shape_is_compiled_for_left_over_rows_alone():
+    plan = schedule((1, 0), (Bucket(1, 5, 3), Bucket(2, 10, 1)))
+    assert (plan.batches, plan.carries, plan.cost) == ((1, 0), (False, False), 18)
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=5), st.randoms())
 def test_no_schedule_is_cheaper(counts, random):
@@ -202,8 +207,11 @@ def test_no_schedule_is_cheaper(counts, random):
     buckets = tuple(
         Bucket(i, random.randint(i, i + 3) + 4 * i, rows) for i, rows in enumerate(rows, start=1)
     )
+    # Nothing is carried past the last bucket that has utterances: that were one more shape.
+    last = max((i for i, count in enumerate(counts) if count), default=0)
     costs = []
-    for decisions in itertools.product([False, True], repeat=len(counts) - 1):
+    for some in itertools.product([False, True], repeat=last):
+        decisions = some + (False,) * (len(counts) - 1 - last)
         carried = cost = 0
         for count, bucket, carry in zip(counts, buckets, (*decisions, False), strict=True):
             full, rest = divmod(count + carried, bucket.rows)

@@ -10,11 +10,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.tones import HOP, MIN_SAMPLES, RATE, write_corpus
 from vits_jax.commands.preprocess import main
 from vits_jax.data.corpora import audio_files
 from vits_jax.data.manifest import load_dataset
-
-from .corpora import HOP, MIN_SAMPLES, RATE, write_corpus
 
 torch = pytest.importorskip("torch", reason="Piper's trainer needs torch")
 VitsDataModule = pytest.importorskip("piper.train.vits.dataset").VitsDataModule

@@ -10,12 +10,11 @@ import pytest
 import soundfile
 from etils.epath import backend, gpath
 
+from tests.data.tones import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
 from vits_jax.commands.check import main as check
 from vits_jax.commands.preprocess import main
 from vits_jax.data.corpora.settings import location
 from vits_jax.data.manifest import load_dataset
-
-from .corpora import HOP, MIN_SAMPLES, RATE, files_below, tone, write_corpus
 
 
 @pytest.fixture
