@@ -58,7 +58,7 @@ class Unblocked(io.TextIOBase):
 
     def _put(self, piece: str | None) -> bool:
         try:
-            self._pieces.put(piece, timeout=0.001 if self._stuck else _PATIENCE)
+            self._pieces.put(piece, block=not self._stuck, timeout=_PATIENCE)
         except queue.Full:
             self._stuck = True
         else:

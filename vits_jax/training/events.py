@@ -13,14 +13,21 @@ import logging
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import masked_crc32c
+
+# tensorboardX imports PyTorch where it is installed, for a type: half of a start's imports.
+with contextlib.ExitStack() as stack:
+    if "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        stack.callback(sys.modules.pop, "torch")
+    from tensorboardX import summary
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.record_writer import masked_crc32c
 
 _LOGGER = logging.getLogger(__name__)
 
