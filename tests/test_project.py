@@ -22,7 +22,7 @@ import pytest
 import soundfile
 from flax import nnx
 
-from tests.runs import flags, write_dataset
+from tests.runs import REAL, REAL_ENVIRONMENT, flags, write_dataset
 from tools.make_demo_corpus import read_rows, speak_all
 from vits_jax.commands.__main__ import COMMANDS
 from vits_jax.config import FIELDS, FROM_DATASET, Config, read_yaml
@@ -243,7 +243,7 @@ def _run(environment: Path, *command: str, cwd: Path) -> str:
     done = subprocess.run(
         [str(environment / "bin" / command[0]), *command[1:]],
         cwd=cwd,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={n: v for n, v in os.environ.items() if n != "PYTHONPATH"} | REAL_ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -274,9 +274,8 @@ def test_the_wheel_prepares_and_trains_without_a_checkout(installed: Path, tmp_p
     words += " --dataset-format ljspeech"
     said = _run(installed, "vits-jax", "preprocess", *words.split(), cwd=tmp_path)
     assert "used 64 of 64 rows" in said
-    # What other tests train too, so that it is compiled once.
     dataset = write_dataset(tmp_path / "small")
-    words = flags(dataset, tmp_path / "run", max_steps=1, use_sdp="false")
+    words = flags(dataset, tmp_path / "run", max_steps=1, **REAL)
     said = _run(installed, "vits-jax", "train", *words, cwd=tmp_path)
     assert "done after 1 steps" in said
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -13,7 +14,16 @@ import numpy as np
 import pytest
 
 import vits_jax
-from tests.runs import RATE, assert_equal, flags, leaves, read_events, write_dataset
+from tests.runs import (
+    RATE,
+    REAL,
+    REAL_ENVIRONMENT,
+    assert_equal,
+    flags,
+    leaves,
+    read_events,
+    write_dataset,
+)
 from vits_jax.commands.train import main
 
 
@@ -22,8 +32,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("train") / "data")
 
 
-# The plain duration predictor compiles in two thirds of the stochastic one's time.
-PLAIN = {"use_sdp": "false"}
+ENVIRONMENT = os.environ | REAL_ENVIRONMENT
 
 
 def command(argv: list[str]) -> list[str]:
@@ -33,7 +42,9 @@ def command(argv: list[str]) -> list[str]:
 def train_until(argv: list[str], line: str, number: signal.Signals) -> tuple[int, str]:
     """Run the command, send a signal when a line appears; exit code and what it said."""
     said = ""
-    with subprocess.Popen(command(argv), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(argv), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         for text in process.stderr:
             said += text
@@ -46,7 +57,7 @@ def test_terminated_and_continued_equals_uninterrupted(dataset: Path, tmp_path: 
     """The same command again, bit for bit: parameters, moments, counters."""
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     more = {"log_every_n_steps": 1, "check_val_every_n_epoch": 1000, "checkpoint_epochs": 1000}
-    more |= PLAIN
+    more |= REAL
     code, said = train_until(flags(dataset, parts, **more), "step 1 ", signal.SIGTERM)
     assert code == 143, said
     stopped = leaves(parts)["['step']"]
@@ -54,7 +65,9 @@ def test_terminated_and_continued_equals_uninterrupted(dataset: Path, tmp_path: 
     end = int(stopped) + 2
     for run_dir in (parts, whole):
         argv = flags(dataset, run_dir, max_steps=end, **more)
-        ended = subprocess.run(command(argv), check=False, capture_output=True, text=True)
+        ended = subprocess.run(
+            command(argv), env=ENVIRONMENT, check=False, capture_output=True, text=True
+        )
         assert ended.returncode == 0, ended.stderr
     found = leaves(parts)
     assert found["['step']"] == found["['optimizer']['model_d']['count']"] == end
@@ -64,9 +77,7 @@ def test_terminated_and_continued_equals_uninterrupted(dataset: Path, tmp_path: 
 def test_an_epoch_its_validation_and_a_voice(dataset: Path, tmp_path: Path, caplog):
     caplog.set_level(logging.INFO)
     run_dir = tmp_path / "run"
-    argv = flags(
-        dataset, run_dir, max_epochs=1, limit_train_batches=1, log_every_n_steps=1, **PLAIN
-    )
+    argv = flags(dataset, run_dir, max_epochs=1, limit_train_batches=1, log_every_n_steps=1, **REAL)
     assert main(argv) == 0
     said = caplog.text
     assert re.search(r"shapes to compile: 1 \(rows x phonemes x frames: 4 x \d+ x \d+\)", said)
@@ -89,7 +100,7 @@ def test_an_epoch_its_validation_and_a_voice(dataset: Path, tmp_path: Path, capl
 
 def test_a_broken_run_is_exit_code_1(dataset: Path, tmp_path: Path, capsys):
     broken = {"learning_rate": 1e30, "max_skipped_updates": 2}
-    argv = flags(dataset, tmp_path / "run", max_steps=9, **broken, **PLAIN)
+    argv = flags(dataset, tmp_path / "run", max_steps=9, **broken, **REAL)
     assert main(argv) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"failed: step 3: 2 updates in a row were skipped, not finite: .*nan", last)

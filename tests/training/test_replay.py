@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import small, write_dataset
+from tests.runs import REAL, small, write_dataset
 from tools import replay
 from vits_jax.errors import RunFailed
 from vits_jax.training.loop import train
@@ -16,9 +16,8 @@ from vits_jax.training.skipping import read_dump
 def test_the_dump_repeats_the_step_to_the_last_bit(tmp_path: Path, capsys):
     dataset = write_dataset(tmp_path / "data")
     run_dir = tmp_path / "run"
-    # The real step, which other tests compile too: one update of such a rate, and the next ones
-    # have no numbers.
-    broken = {"learning_rate": 1e20, "max_skipped_updates": 2, "use_sdp": "false"}
+    # One update of such a rate, and the next ones have no numbers.
+    broken = {"learning_rate": 1e20, "max_skipped_updates": 2} | REAL
     with pytest.raises(RunFailed, match="2 updates in a row") as failed:
         train(small(dataset, run_dir, **broken))
     (path,) = (run_dir / "dumps").iterdir()

@@ -12,6 +12,8 @@ import pytest
 from tests.parity.cases import QUICK_COMPILATION, batch, smallest
 from tests.parity.comparing import assert_all_close, assert_close
 from vits_jax.config import Config
+from vits_jax.model import discriminator, duration, flow, wavenet
+from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.precision import Precision
 from vits_jax.state import TrainState, abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows
@@ -30,8 +32,20 @@ def _x64() -> Iterator[None]:
 
 
 @pytest.fixture
-def config() -> Config:
-    return smallest()
+def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+    """Of every kind of layer one or two, where Piper has up to 16: it compiles in a third."""
+    monkeypatch.setattr(flow, "N_FLOWS", 1)
+    monkeypatch.setattr(duration, "N_FLOWS", 1)
+    monkeypatch.setattr(discriminator, "PERIODS", (2, 3))
+    make = wavenet.WN.__init__
+
+    def two_layers(self: Any, hidden: int, k: int, n_layers: int, gin: int, **more: Any) -> None:
+        make(self, hidden, k, 2, gin, **more)
+
+    monkeypatch.setattr(wavenet.WN, "__init__", two_layers)
+    parameter_shapes.cache_clear()
+    yield smallest()
+    parameter_shapes.cache_clear()
 
 
 @pytest.fixture
