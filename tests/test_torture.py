@@ -7,6 +7,8 @@ import pytest
 from tools.torture import FAULTS, inflict
 from tools.torture_bench import Bench, state_digest
 
+pytestmark = pytest.mark.slow
+
 # In every training process: the tests' step, and time to be killed within one.
 STAND_IN = """
 import time

@@ -27,18 +27,12 @@ LINES = [
 
 
 @pytest.fixture
-def loaded_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading takes a second: only the tests that are about it do it again."""
-
-    def load(checkpoint: str, voice_config: str | None) -> vits_jax.voice.Voice:
-        again = checkpoint == str(run_dir) and voice_config is None
-        return _load_once(run_dir) if again else _load(checkpoint, voice_config)
-
-    monkeypatch.setattr(vits_jax.voice, "load", load)
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading takes seconds: only the tests that are about it do it again."""
+    monkeypatch.setattr(vits_jax.voice, "load", _load_once)
 
 
-_load = vits_jax.voice.load
-_load_once = functools.cache(_load)
+_load_once = functools.cache(vits_jax.voice.load)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +95,7 @@ def one_speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["ljspeech", "mycroft", "speaker_id"])
 def test_lines_of_a_dataset_whose_one_speaker_has_a_name(
-    one_speaker: Path, tmp_path: Path, monkeypatch, caplog, kind: str
+    one_speaker: Path, tmp_path: Path, monkeypatch, caplog, loaded_once, kind: str
 ):
     """As ``preprocess`` writes them; the voice knows no name."""
     corpus, prepared = tmp_path / "corpus", tmp_path / "data"
@@ -133,7 +127,7 @@ def test_lines_of_a_dataset_whose_one_speaker_has_a_name(
 
 
 def test_lines_of_several_speakers_for_a_voice_of_one(
-    one_speaker: Path, tmp_path: Path, monkeypatch, caplog, capsys
+    one_speaker: Path, tmp_path: Path, monkeypatch, caplog, capsys, loaded_once
 ):
     argv = ["--checkpoint", str(one_speaker), "--output-dir", str(tmp_path / "out")]
     entries = [{"phoneme_ids": [1, 0, 5, 0, 2], "speaker": name} for name in ("ann", "bob")]
@@ -245,7 +239,7 @@ def test_everything_that_it_can_be_given(run_dir, tmp_path, monkeypatch, caplog,
             assert speak(monkeypatch, text, *argv) == 0
         spoken[name], rate = soundfile.read(tmp_path / name / "0.wav", dtype="float32")
         assert (rate, soundfile.info(tmp_path / name / "0.wav").subtype) == (RATE, "FLOAT")
-    expected = _load_once(run_dir).synthesize(ids, "speaker 1")
+    expected = _load_once(str(run_dir), None).synthesize(ids, "speaker 1")
     for audio in spoken.values():
         np.testing.assert_allclose(audio, expected, rtol=0, atol=1e-5)
     assert "3 utterances, " in caplog.text
@@ -261,7 +255,9 @@ def test_raw_samples(run_dir, tmp_path, monkeypatch, capfdbinary, loaded_once):
     np.testing.assert_array_equal(raw, written)
     assert speak(monkeypatch, "", *common, "--output-raw", "--sample-format=float32") == 0
     floats = np.frombuffer(capfdbinary.readouterr().out, np.float32)
-    np.testing.assert_array_equal(floats, _load_once(run_dir).synthesize([1, 0, 5, 0, 2]))
+    np.testing.assert_array_equal(
+        floats, _load_once(str(run_dir), None).synthesize([1, 0, 5, 0, 2])
+    )
 
 
 def test_when_each_phoneme_is_spoken(run_dir, tmp_path, monkeypatch, capsys, caplog, loaded_once):
@@ -295,7 +291,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(run_dir, tmp_path, monkeypatch, ca
 
 
 def test_a_checkpoint_without_a_map_speaks_no_text(run_dir, tmp_path, monkeypatch, capsys):
-    bare = dataclasses.replace(_load_once(run_dir), dataset={})
+    bare = dataclasses.replace(_load_once(str(run_dir), None), dataset={})
     monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint, voice_config: bare)
     argv = ["--checkpoint", str(run_dir), "--output-dir", str(tmp_path / "out")]
     assert speak(monkeypatch, "", *argv, "--text", "abc") == 2

@@ -26,6 +26,8 @@ from tests.runs import (
 )
 from vits_jax.commands.train import main
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real step")]
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -29,6 +29,8 @@ from vits_jax.training import step
 from vits_jax.training.losses import count_rows
 from vits_jax.training.objective import Objective
 
+pytestmark = pytest.mark.slow
+
 # A key's bias adds the same to all scores of a query, and softmax does not see that.
 ZERO = {"conv_k.bias": 1e-5}
 ONE_DEVICE = jax.sharding.Mesh(jax.devices()[:1], ("data",))

@@ -12,6 +12,8 @@ from vits_jax.errors import RunFailed
 from vits_jax.training.loop import train
 from vits_jax.training.skipping import read_dump
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real step")]
+
 
 def test_the_dump_repeats_the_step_to_the_last_bit(tmp_path: Path, capsys):
     dataset = write_dataset(tmp_path / "data")

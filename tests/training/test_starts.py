@@ -38,6 +38,8 @@ from vits_jax.state import TrainState, fresh_state
 from vits_jax.training.loop import train
 from vits_jax.training.start import Start
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_step() -> Iterator[None]:

@@ -19,6 +19,8 @@ from vits_jax.state import TrainState, abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows
 from vits_jax.training.step import make_train_step
 
+pytestmark = pytest.mark.slow
+
 BOUND = 1e-9
 FLOAT64 = Precision(np.float64, np.float64)
 # True gradient zero: softmax does not see a key's bias.

@@ -171,7 +171,7 @@ def test_damaged_bytes(saved: Path, tmp_path: Path, data: st.DataObject) -> None
     read_or_refuse(path)
 
 
-@QUIET
+@hypothesis.settings(QUIET, max_examples=25)
 @hypothesis.given(data=st.data())
 def test_damaged_content(tmp_path: Path, data: st.DataObject) -> None:
     values = ckpt()
