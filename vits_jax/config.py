@@ -326,7 +326,11 @@ def describe(kind: Any) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of flags; keys may be spelt with ``-`` or ``_``."""
+    """A YAML file of flags; keys may be spelt with ``-`` or ``_``.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

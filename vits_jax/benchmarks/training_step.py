@@ -25,7 +25,7 @@ from vits_jax.training.step import make_train_step
 
 
 def random_batch(config: Config, rows: int, phonemes: int, frames: int) -> dict[str, np.ndarray]:
-    """Full-length rows of noise, as the host sends them."""
+    """Full-length rows of noise, as `load_batch` makes them."""
     rng = np.random.default_rng(0)
     samples = frames * config.audio.hop_length
     return {
@@ -40,7 +40,11 @@ def random_batch(config: Config, rows: int, phonemes: int, frames: int) -> dict[
 
 @contextlib.contextmanager
 def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
-    """Piper's step in a process of its own; yields a function that runs one and times it."""
+    """Piper's step in a process of its own; yields a function that runs one and times it.
+
+    Raises:
+        SystemExit: PyTorch or Piper is not installed.
+    """
     request = {
         "model": config.to_dict()["model"],
         "audio": config.to_dict()["audio"],

@@ -33,7 +33,7 @@ PHONEMES = 150
 
 
 def speaking_weights(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """A generator's parameters, random, none of them zero, under which something is said."""
+    """A generator's ``{name: array}``, random, without zeros, under which something is said."""
     initial = jax.jit(functools.partial(initial_parameters, config))(jax.random.key(seed))
     rng = np.random.default_rng(seed)
     weights = {}

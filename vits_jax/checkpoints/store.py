@@ -231,7 +231,11 @@ def newest_whole(
 
 
 def set_aside(damaged: Mapping[Path, Damaged], instead: Path) -> None:
-    """Give damaged steps another name, so that they are none any more, and say so."""
+    """Give damaged steps another name, so that they are none any more, and say so.
+
+    Raises:
+        UserError: one cannot be renamed.
+    """
     for step_dir, error in damaged.items():
         aside = step_dir.with_name(f"{step_dir.name}.damaged")
         number = 1

@@ -52,6 +52,9 @@ def split(keys: np.ndarray, validation_split: float, num_test_examples: int) -> 
         keys: uint64 ``[utterances]``, hashes.
         validation_split: share of the utterances to validate on, 0 to below 1.
         num_test_examples: utterances to speak after each validation.
+
+    Raises:
+        ValueError: another share, or fewer than 0 utterances.
     """
     if not 0 <= validation_split < 1 or num_test_examples < 0:
         raise ValueError(f"cannot hold out {validation_split} and {num_test_examples}")

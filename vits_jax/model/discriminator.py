@@ -115,7 +115,7 @@ class SubDiscriminator(Discriminator):
         return self._per_row([*features, self.conv_post(x)])
 
     def forward(self, real: jax.Array, generated: jax.Array) -> tuple[Features, Any]:
-        """See `Discriminator`; the feature maps are all that is needed."""
+        """See `Discriminator`, its shapes too; the feature maps are all that is needed."""
         return self(jnp.concatenate([real, generated])), None
 
     def pull_back(

@@ -61,7 +61,7 @@ class ElementwiseAffine(nnx.Module):
         return z, jnp.sum(logs * mask, axis=(1, 2))
 
     def reverse(self, z: jax.Array, mask: jax.Array) -> jax.Array:
-        """``z`` backwards."""
+        """``z [B, P, 2]`` backwards, the same shape."""
         return (z - self.m[...][:, 0]) * jnp.exp(-self.logs[...][:, 0]) * mask
 
 

@@ -25,12 +25,12 @@ LEAKY_SLOPE = 0.1
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """``x`` in float32 or, if it has more, in its own precision."""
+    """``x [...]`` in float32 or, if it has more, in its own precision."""
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def total(terms: Iterable[jax.Array]) -> jax.Array:
-    """The sum of at least one term; `sum` would begin with the int 0."""
+    """The sum of at least one ``[...]``; `sum` would begin with the int 0."""
     return functools.reduce(operator.add, terms)
 
 
@@ -50,7 +50,7 @@ def zeros(*shape: int) -> nnx.Param:
 
 
 def leaky_relu(x: jax.Array, slope: float = LEAKY_SLOPE) -> jax.Array:
-    """``x`` where positive, ``slope * x`` elsewhere."""
+    """``x [...]`` where positive, ``slope * x`` elsewhere."""
     return jnp.where(x > 0, x, x * slope)
 
 
@@ -194,7 +194,7 @@ class WeightNorm(nnx.Module):
 
     @property
     def weight(self) -> jax.Array:
-        """The effective weight, in the parameters' precision."""
+        """The effective weight, of ``weight_v``'s shape, in the parameters' precision."""
         v = self.weight_v[...]
         return v * (self.weight_g[...] / _norm(v))
 

@@ -53,11 +53,11 @@ class _Draws:
         return jnp.zeros(shape) if source is None else source[start:end].reshape(shape)
 
     def uniform(self, shape: tuple[int, ...]) -> jax.Array:
-        """Numbers from U(0, 1)."""
+        """Numbers from U(0, 1), float32 ``[*shape]``."""
         return self._take("uniform", shape)
 
     def normal(self, shape: tuple[int, ...]) -> jax.Array:
-        """Numbers from N(0, 1)."""
+        """Numbers from N(0, 1), float32 ``[*shape]``."""
         return self._take("normal", shape)
 
 

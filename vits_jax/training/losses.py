@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 def count_rows(
     batch: Mapping[str, jax.Array], hop_length: int, dtype: DTypeLike, axis: str
 ) -> Rows:
-    """Of a batch whose rows are spread over the mesh's `axis`."""
+    """Of a batch (`load_batch`) whose rows are spread over the mesh's `axis`."""
     weight = batch["weight"].astype(dtype)
     frames = (batch["audio_lengths"] // hop_length).astype(dtype)
     sums = [weight, weight * frames, weight * batch["phoneme_lengths"].astype(dtype)]
@@ -59,7 +59,7 @@ def mel_loss(real: jax.Array, generated: jax.Array, n: Rows) -> jax.Array:
 
 
 def kl_loss(output: TrainingOutput, n: Rows) -> jax.Array:
-    """Divergence of posterior from prior, by one sample, per frame (VITS, eq. 3 and 4).
+    """Divergence of posterior from prior, by one sample, per frame (VITS, eq. 3 and 4), ``[]``.
 
     As in Piper the sum over the channels is not divided by their number.
     """
@@ -70,24 +70,24 @@ def kl_loss(output: TrainingOutput, n: Rows) -> jax.Array:
 
 
 def duration_loss(output: TrainingOutput, n: Rows) -> jax.Array:
-    """Negative log-likelihood (or squared error) of the durations per phoneme."""
+    """Negative log-likelihood (or squared error) of the durations per phoneme, ``[]``."""
     return jnp.sum(output.duration_nll * n.weight) / n.phonemes
 
 
 def discriminator_loss(real: list[Features], generated: list[Features], n: Rows) -> jax.Array:
-    """Least squares: real audio to 1, generated to 0 (HiFi-GAN, eq. 1)."""
+    """Least squares: real audio to 1, generated to 0 (HiFi-GAN, eq. 1), ``[]``."""
     return total(
         row_mean((1 - r[-1]) ** 2, n) + row_mean(g[-1] ** 2, n) for r, g in zip(real, generated)
     )
 
 
 def generator_loss(generated: list[Features], n: Rows) -> jax.Array:
-    """Least squares: generated audio to 1 (HiFi-GAN, eq. 2)."""
+    """Least squares: generated audio to 1 (HiFi-GAN, eq. 2), ``[]``."""
     return total(row_mean((1 - g[-1]) ** 2, n) for g in generated)
 
 
 def feature_loss(real: list[Features], generated: list[Features], n: Rows) -> jax.Array:
-    """L1 distance of all feature maps, decisions included (HiFi-GAN, eq. 4)."""
+    """L1 distance of all feature maps, decisions included (HiFi-GAN, eq. 4), ``[]``."""
     return total(
         row_mean(jnp.abs(at_least_float32(r) - at_least_float32(g)), n)
         for maps in zip(real, generated)

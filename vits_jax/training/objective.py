@@ -136,7 +136,7 @@ class _Generated(NamedTuple):
     dur: jax.Array
 
     def loss(self, weights: OptimizerConfig) -> jax.Array:
-        """The part of the generator's loss that needs no discriminator."""
+        """The part of the generator's loss that needs no discriminator, ``[]``."""
         return weights.c_mel * self.mel + weights.c_kl * self.kl + weights.c_dur * self.dur
 
 

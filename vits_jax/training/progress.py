@@ -56,7 +56,7 @@ class Pending:
         self._steps: deque[tuple[StepNumbers, dict[str, jax.Array]]] = deque()
 
     def push(self, known: StepNumbers, metrics: dict[str, jax.Array]) -> None:
-        """Add a step that was started: what is known of it, and what it will say."""
+        """Add a step that was started: what is known of it, and what it will say, each ``[]``."""
         self._steps.append((known, metrics))
 
     def ready(self, lag: int = LAG) -> Iterator[StepNumbers]:

@@ -256,6 +256,6 @@ def joined(sentences: Sequence[np.ndarray], silence: int) -> np.ndarray:
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
-    """Samples for a WAV file, the loudest at full scale, as Piper writes them."""
+    """float ``[samples]`` to int16 for a WAV file, the loudest at full scale, as Piper does."""
     scale = 32767.0 / max(0.01, float(np.max(np.abs(audio), initial=0.0)))
     return np.clip(audio * scale, -32767.0, 32767.0).astype(np.int16)

@@ -77,7 +77,7 @@ def with_durations(model: onnx.ModelProto) -> onnx.ModelProto:
 def feed(
     ids: np.ndarray, speaker: int, n_speakers: int, scales: tuple[float, float, float]
 ) -> dict[str, np.ndarray]:
-    """Inputs of one utterance; `scales` are noise, length, noise_w."""
+    """Inputs of one utterance: ids int ``[P]``; `scales` are noise, length, noise_w."""
     inputs: dict[str, np.ndarray] = {
         Names.IDS: ids[None].astype(np.int64),
         Names.LENGTHS: np.asarray([len(ids)], np.int64),
@@ -135,7 +135,7 @@ def compare(model: onnx.ModelProto, voice: Voice, tolerance: Tolerance) -> Agree
 
 
 def texts(voice: Voice) -> list[np.ndarray]:
-    """Phoneme ids of several lengths: start, pads, phonemes, end, all that the map knows."""
+    """Phoneme ids, each int64 ``[P]``: start, pads, phonemes, end, all that the map knows."""
     known = [ids[0] for ids in voice.phoneme_id_map.values() if len(ids) == 1]
     random = np.random.default_rng(0)
     texts = []

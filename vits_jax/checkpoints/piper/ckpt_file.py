@@ -46,7 +46,7 @@ def read_ckpt(path: Path) -> dict[str, Any]:
 
 
 def to_numpy(tensor: Any) -> np.ndarray | None:
-    """The tensor's own memory as an array, or None if that is not a plain tensor of numbers."""
+    """The tensor's own memory as an array of its shape, or None if it holds no plain numbers."""
     try:
         if tensor.is_floating_point() and tensor.element_size() == 2:
             tensor = tensor.float()  # half precision: numpy has no bfloat16

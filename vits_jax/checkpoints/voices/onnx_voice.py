@@ -285,7 +285,7 @@ def _parameters(config: Config, found: Weights, wrong: list[str]) -> dict[str, n
 
 
 def normalised(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``g`` and ``v`` of an effective weight, so that ``g · v / ‖v‖`` gives it back.
+    """``g [N, 1, …]`` and ``v [N, …]`` of a weight ``[N, …]`` that is ``g · v / ‖v‖``.
 
     The norm is over all but the first dimension. A row of zeros has no direction: it gets
     one, and the length zero.

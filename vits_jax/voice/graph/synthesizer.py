@@ -72,7 +72,7 @@ def encoder(config: Config, parameters: Mapping[str, np.ndarray]) -> onnx.ModelP
 
 
 def decoder(config: Config, parameters: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The second half: latent frames, or a stretch of them, to audio."""
+    """The second half: latent ``z [B, C, F]``, or a stretch of its frames, to audio."""
     graph = Graph(parameters)
     at = Scope(graph)
     _audio(at, config, Names.LATENT, _speaker(at, config))
