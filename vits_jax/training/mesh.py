@@ -47,7 +47,7 @@ def by_row(mesh: Mesh) -> NamedSharding:
 
 
 def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch (`load_batch`) to the devices: of all processes, ``[B, …]``."""
+    """This process's rows of a batch to the devices; of all processes, ``[B, …]``: `load_batch`."""
     sharding = by_row(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
