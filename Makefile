@@ -31,10 +31,10 @@ demo: $(INSTALLED)
 	@echo "Longer:      $(BIN)/python -m vits_jax.train --dataset-dir $(DEMO)/data --run-dir $(DEMO)/run --quality demo --max_steps 3000"
 	@echo "Your corpus: README.md, 'Train your own voice'"
 
-# Two workers: each compiles on its own and holds a few GB. tests/conftest.py says which tests
-# stay together, and in which order they begin.
+# Two workers: each compiles on its own and holds a few GB. A file stays on one worker, so that
+# what its tests compile is compiled once; the slow ones begin, so that both end together.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -41,21 +41,10 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` run on a GPU, all others on the CPU.
-
-    A file stays on one worker, and so do files of one `xdist_group`: what their tests compile
-    is compiled once. Those with a test marked `slow` begin, so that the workers end together.
-    """
-    groups = {}
-    for item in items:
-        mark = item.get_closest_marker("xdist_group")
-        groups[item] = mark.args[0] if mark else item.path.relative_to(ROOT).as_posix()
-        if mark is None:
-            item.add_marker(pytest.mark.xdist_group(groups[item]))
-    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: groups[item] not in slow)
+    """Tests marked `gpu` run on a GPU, all others on the CPU; files with a `slow` one begin."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     wanted = [item for item in items if (PLATFORM == "cpu") == (not item.get_closest_marker("gpu"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted

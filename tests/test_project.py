@@ -252,7 +252,6 @@ def _run(environment: Path, *command: str, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.xdist_group("real step")
 def test_the_wheel_has_presets_types_and_every_command(installed: Path, tmp_path: Path):
     code = "from vits_jax.presets import *; [print(preset_path(name)) for name in preset_names()]"
     paths = [Path(line) for line in _run(installed, "python", "-c", code, cwd=tmp_path).split()]
@@ -270,7 +269,6 @@ def test_the_wheel_has_presets_types_and_every_command(installed: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("real step")
 def test_the_wheel_prepares_and_trains_without_a_checkout(installed: Path, tmp_path: Path):
     shutil.copytree(DEMO, tmp_path / "demo")
     words = "--input-dir demo --output-dir data --language en-us --sample-rate 16000"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
-import jax
 import pytest
 
 from tests.parity import oracle
 from tests.parity.cases import CASES
 from vits_jax.config import Config, read_yaml
-from vits_jax.model.networks import initial_parameters
+from vits_jax.model.networks import parameter_shapes
 from vits_jax.presets import preset_names, preset_path
 
 PRESETS = ("x-low", "low", "medium", "high", "demo")
@@ -21,19 +19,10 @@ def configuration(preset: str) -> Config:
     return Config.from_dict({"preset": read_yaml(preset_path(preset))}, preset)
 
 
-def shapes(config: Config) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Name to shape of both networks' initial values; nothing is computed."""
-    values = jax.eval_shape(functools.partial(initial_parameters, config), jax.random.key(0))
-    return {
-        network: {name: array.shape for name, array in parameters.items()}
-        for network, parameters in values.items()
-    }
-
-
 def compare(config: Config) -> None:
     theirs_g = oracle.generator(config.model, config.audio, device="meta")
     theirs_d = oracle.discriminator(config.model.discriminator_width, device="meta")
-    assert shapes(config) == {
+    assert parameter_shapes(config) == {
         "model_g": {name: tuple(tensor.shape) for name, tensor in theirs_g.state_dict().items()},
         "model_d": {name: tuple(tensor.shape) for name, tensor in theirs_d.state_dict().items()},
     }
@@ -58,7 +47,7 @@ def test_sizes_are_pipers() -> None:
     """The published numbers of parameters, in millions."""
 
     def millions(preset: str, network: str) -> float:
-        sizes = shapes(configuration(preset))[network].values()
+        sizes = parameter_shapes(configuration(preset))[network].values()
         return sum(math.prod(shape) for shape in sizes) / 1e6
 
     for preset, size in (("x-low", 7.1), ("medium", 23.7), ("high", 36.3)):
