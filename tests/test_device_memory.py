@@ -14,9 +14,8 @@ import pytest
 
 from vits_jax import device_memory
 from vits_jax.compilation import CompiledByShape
-from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.errors import RunFailed
-from vits_jax.presets import preset_path
+from vits_jax.presets import preset
 from vits_jax.training import memory
 from vits_jax.training.mesh import make_mesh
 
@@ -153,11 +152,6 @@ def test_what_a_shell_grants():
 
 
 # Before anything is compiled
-
-
-def preset(name: str) -> Config:
-    values = read_yaml(preset_path(name))
-    return Config().replaced({k: convert(v, FIELDS[k].type, k) for k, v in values.items()})
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from vits_jax.config import FIELDS, FROM_DATASET, Config, read_yaml
 from vits_jax.config_checks import problems
 from vits_jax.errors import UserError
 from vits_jax.model.networks import abstract_networks
-from vits_jax.presets import preset_names, preset_path
+from vits_jax.presets import preset, preset_names, preset_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "vits_jax"
@@ -174,8 +174,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def _preset(name: str) -> Config:
-    values = read_yaml(preset_path(name))
-    return Config().replaced({"batch_size": 8, "dataset_dir": "data"} | values)
+    return preset(name).replaced({"batch_size": 8, "dataset_dir": "data"})
 
 
 def test_presets_there_are() -> None:

@@ -45,6 +45,16 @@ def preset_path(name: str) -> Path:
     return _directory() / f"{name}.yaml"
 
 
+def preset(name: str) -> Config:
+    """A configuration with the values of a preset.
+
+    Raises:
+        UserError: as `preset_path`; or the file cannot be read.
+    """
+    path = preset_path(name)
+    return Config.from_dict({"preset": read_yaml(path)}, str(path))
+
+
 def quality_of(config: Config) -> str | None:
     """What published voices call a voice's ``quality``: the preset of its sizes.
 

@@ -28,6 +28,7 @@ from tests.data.tones import (
 )
 from vits_jax.commands.check import main
 from vits_jax.commands.preprocess import main as preprocess
+from vits_jax.config import Config
 from vits_jax.data.manifest import load_dataset
 
 OF_TONES = ["--phoneme-type", "text", "--max-workers", "1", "--sample-rate", str(RATE)]
@@ -192,7 +193,6 @@ def test_numbers_of_a_corpus(tmp_path: Path, capsys):
 
 
 def test_the_plan_is_that_of_training(tmp_path: Path, capsys):
-    from vits_jax.config import Config
     from vits_jax.data.batching.batches import make_plan
     from vits_jax.data.split import split
 
@@ -254,9 +254,8 @@ def test_frames_are_those_of_the_preset(tmp_path: Path, capsys, monkeypatch):
     assert [item["kind"] for item in check(capsys, corpus)["left_out"]] == [
         "more phoneme ids than frames"
     ]
-    preset = tmp_path / "short-hop.yaml"
-    preset.write_text("hop_length: 128\n")
-    monkeypatch.setattr("vits_jax.commands.check.preset_path", lambda quality: preset)
+    short_hop = Config().replaced({"hop_length": 128})
+    monkeypatch.setattr("vits_jax.commands.check.preset", lambda quality: short_hop)
     assert check(capsys, corpus, "--quality", "short-hop")["left_out"] == []
 
 

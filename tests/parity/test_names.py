@@ -8,15 +8,11 @@ import pytest
 
 from tests.parity import oracle
 from tests.parity.cases import CASES
-from vits_jax.config import Config, read_yaml
+from vits_jax.config import Config
 from vits_jax.model.networks import parameter_shapes
-from vits_jax.presets import preset_names, preset_path
+from vits_jax.presets import preset, preset_names
 
 PRESETS = ("x-low", "low", "medium", "high", "demo")
-
-
-def configuration(preset: str) -> Config:
-    return Config.from_dict({"preset": read_yaml(preset_path(preset))}, preset)
 
 
 def compare(config: Config) -> None:
@@ -29,9 +25,9 @@ def compare(config: Config) -> None:
 
 
 @pytest.mark.parametrize("speakers", [1, 4])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_names_and_shapes_of_presets(preset: str, speakers: int) -> None:
-    compare(configuration(preset).replaced({"num_speakers": speakers}))
+@pytest.mark.parametrize("name", PRESETS)
+def test_names_and_shapes_of_presets(name: str, speakers: int) -> None:
+    compare(preset(name).replaced({"num_speakers": speakers}))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -46,10 +42,10 @@ def test_every_preset_is_looked_at() -> None:
 def test_sizes_are_pipers() -> None:
     """The published numbers of parameters, in millions."""
 
-    def millions(preset: str, network: str) -> float:
-        sizes = parameter_shapes(configuration(preset))[network].values()
+    def millions(name: str, network: str) -> float:
+        sizes = parameter_shapes(preset(name))[network].values()
         return sum(math.prod(shape) for shape in sizes) / 1e6
 
-    for preset, size in (("x-low", 7.1), ("medium", 23.7), ("high", 36.3)):
-        assert millions(preset, "model_g") == pytest.approx(size, abs=0.05)
+    for name, size in (("x-low", 7.1), ("medium", 23.7), ("high", 36.3)):
+        assert millions(name, "model_g") == pytest.approx(size, abs=0.05)
     assert millions("medium", "model_d") == pytest.approx(46.7, abs=0.05)

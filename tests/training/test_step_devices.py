@@ -13,7 +13,7 @@ from tests.parity.cases import QUICK_COMPILATION, batch, smallest
 from tests.parity.comparing import assert_all_close, assert_close
 from vits_jax.config import Config
 from vits_jax.model import discriminator, duration, flow, wavenet
-from vits_jax.model.networks import parameter_shapes
+from vits_jax.model.networks import structure
 from vits_jax.model.precision import Precision
 from vits_jax.state import TrainState, abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows
@@ -45,9 +45,9 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
         make(self, hidden, k, 2, gin, **more)
 
     monkeypatch.setattr(wavenet.WN, "__init__", two_layers)
-    parameter_shapes.cache_clear()
+    structure.cache_clear()
     yield smallest()
-    parameter_shapes.cache_clear()
+    structure.cache_clear()
 
 
 @pytest.fixture

@@ -23,9 +23,8 @@ from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.source import Source
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.commands.export_onnx import main
-from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.model.networks import GENERATOR
-from vits_jax.presets import preset_path
+from vits_jax.presets import preset
 from vits_jax.state import Position, TrainState
 from vits_jax.voice import Voice, companions, export, graph, streaming, verify
 
@@ -202,10 +201,7 @@ def test_chunks_are_the_whole(exported: Path) -> None:
 
 
 def test_margins_are_what_piper_needs() -> None:
-    margins = {
-        quality: streaming.margin(Config().replaced(read_yaml(preset_path(quality))))
-        for quality in ("medium", "high")
-    }
+    margins = {quality: streaming.margin(preset(quality)) for quality in ("medium", "high")}
     assert margins["medium"] in (11, 12)
     assert margins["high"] in (13, 14)
 
@@ -301,7 +297,7 @@ def test_symbols_of_several_characters_stay_out(dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "rate", "audio", "quality"),
+    ("name", "rate", "audio", "quality"),
     [
         ("x-low", 16000, {}, "x_low"),
         ("low", 16000, {}, "low"),
@@ -311,9 +307,8 @@ def test_symbols_of_several_characters_stay_out(dataset) -> None:
         ("medium", 22050, {"quality": "best"}, "best"),  # the user's
     ],
 )
-def test_quality_is_the_preset(preset: str, rate: int, audio: Any, quality: str) -> None:
-    values = read_yaml(preset_path(preset)) | {"sample_rate": rate, "use_sdp": False}
-    config = Config().replaced({n: convert(v, FIELDS[n].type, n) for n, v in values.items()})
+def test_quality_is_the_preset(name: str, rate: int, audio: Any, quality: str) -> None:
+    config = preset(name).replaced({"sample_rate": rate, "use_sdp": False})
     dataset = {"phoneme_id_map": test_voice.voice().phoneme_id_map, "audio": audio}
     voice = dataclasses.replace(test_voice.voice(), config=config, dataset=dataset)
     papers = companions.voice_config(voice, "anna")

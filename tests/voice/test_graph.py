@@ -6,20 +6,17 @@ import functools
 import math
 from typing import Any
 
-import jax
 import numpy as np
 import onnx
 import pytest
 import torch
-from flax import nnx
 
 from tests.parity import oracle
 from tests.parity.cases import CASES, tiny
 from tests.parity.comparing import assert_close
 from tests.parity.injected import injected_into_oracle, noise
-from vits_jax.config import Config, read_yaml
-from vits_jax.model.networks import abstract_networks
-from vits_jax.presets import preset_path
+from vits_jax.model.networks import GENERATOR, parameter_shapes
+from vits_jax.presets import preset
 from vits_jax.voice import graph
 from vits_jax.voice.graph import Names
 from vits_jax.voice.verify import session, with_durations
@@ -176,12 +173,8 @@ def test_names_types_and_shapes_are_pipers(name: str, alignments: bool) -> None:
 @pytest.mark.parametrize("quality", ["x-low", "medium", "high"])
 @pytest.mark.parametrize("speakers", [1, 4])
 def test_few_nodes_and_every_tensor_used(quality: str, speakers: int) -> None:
-    values = read_yaml(preset_path(quality)) | {"num_speakers": speakers}
-    config = Config().replaced(values)
-    shapes = {
-        ".".join(map(str, path)): jax.tree.leaves(variable)[0].shape
-        for path, variable in nnx.to_flat_state(nnx.state(abstract_networks(config).generator))
-    }
+    config = preset(quality).replaced({"num_speakers": speakers})
+    shapes = parameter_shapes(config)[GENERATOR]
     ones = np.ones(1, np.float32)
     weights = {name: np.broadcast_to(ones, shape) for name, shape in shapes.items()}
     asked: set[str] = set()

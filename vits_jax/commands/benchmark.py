@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from vits_jax.cli import Parser, run
-from vits_jax.config import FIELDS, Config, convert, read_yaml
-from vits_jax.presets import preset_names, preset_path
+from vits_jax.config import Config
+from vits_jax.presets import preset, preset_names
 
 # What each measures, the module that does, and the figure that is compared with the peer's.
 _BENCHMARKS = {
@@ -55,10 +55,10 @@ def _main(argv: Sequence[str]) -> None:
 
 def _config(flags: argparse.Namespace) -> Config:
     """The configuration that ``--quality`` stands for."""
-    values = read_yaml(preset_path(flags.quality)) if "quality" in flags else {}
-    values |= {"num_speakers": flags.speakers} if "speakers" in flags else {}
-    values |= {"use_sdp": not flags.plain} if "plain" in flags else {}
-    return Config().replaced({k: convert(v, FIELDS[k].type, k) for k, v in values.items()})
+    config = preset(flags.quality) if "quality" in flags else Config()
+    more = {"num_speakers": flags.speakers} if "speakers" in flags else {}
+    more |= {"use_sdp": not flags.plain} if "plain" in flags else {}
+    return config.replaced(more)
 
 
 def _parser() -> Parser:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from vits_jax.cli import Parser, run
 from vits_jax.commands.corpus_flags import add_corpus_flags, corpus_settings
-from vits_jax.config import FIELDS as CONFIG_FIELDS
-from vits_jax.config import Config, convert, read_yaml
+from vits_jax.config import Config
 from vits_jax.data.checks.report import Report
 from vits_jax.data.corpora.clean import check_out, write_lines, write_rows
 from vits_jax.data.corpora.settings import location
 from vits_jax.errors import UserError
-from vits_jax.presets import preset_path
+from vits_jax.presets import preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +58,7 @@ def _main(argv: Sequence[str]) -> None:
     elif flags.batch_size is not None:
         both = f"--batch-size {flags.batch_size} and --batch-frames {flags.batch_frames}"
         raise UserError(f"{both}: expected one of the two")
-    config = _preset(flags.quality)
+    config = preset(flags.quality)
     kind = _kind(flags.directory) if flags.dataset_format == "auto" else flags.dataset_format
     if kind == DATASET:
         _refuse_corpus_flags(parser, flags)
@@ -141,12 +140,6 @@ def _parser() -> Parser:
     )
     add_corpus_flags(parser)
     return parser
-
-
-def _preset(quality: str) -> Config:
-    values = read_yaml(preset_path(quality))
-    fields = {n: convert(v, CONFIG_FIELDS[n].type, n) for n, v in values.items()}
-    return Config().replaced(fields)
 
 
 def _kind(directory: Path) -> str:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vits_jax.config import Config
+from vits_jax.config import AudioConfig, Config, ModelConfig
 from vits_jax.model.discriminator import MultiPeriodDiscriminator
 from vits_jax.model.parameters import Parameters, flatten
 from vits_jax.model.synthesizer import Synthesizer
@@ -28,11 +28,10 @@ class Networks(NamedTuple):
     discriminator: MultiPeriodDiscriminator
 
 
-def _build(config: Config, draws: _Draws) -> Networks:
+def _build(model: ModelConfig, audio: AudioConfig, draws: _Draws) -> Networks:
     rngs = cast(nnx.Rngs, draws)  # has the two methods of it that the layers call
     return Networks(
-        Synthesizer(config.model, config.audio, rngs=rngs),
-        MultiPeriodDiscriminator(config.model, rngs=rngs),
+        Synthesizer(model, audio, rngs=rngs), MultiPeriodDiscriminator(model, rngs=rngs)
     )
 
 
@@ -61,28 +60,48 @@ class _Draws:
         return self._take("normal", shape)
 
 
-def abstract_networks(config: Config) -> Networks:
-    """The networks' structure; nothing is computed."""
-    return nnx.eval_shape(lambda: _build(config, _Draws()))
+class Structure(NamedTuple):
+    """All of the networks but their parameters' values.
+
+    Attributes:
+        networks: modules whose parameters are shapes.
+        shapes: ``{"model_g": {name: shape}, "model_d": ...}``.
+        draws: how many uniform and normal numbers the initial values take.
+    """
+
+    networks: Networks
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+    draws: Mapping[str, int]
 
 
 @functools.lru_cache(maxsize=16)
+def structure(model: ModelConfig, audio: AudioConfig) -> Structure:
+    """The networks of these sizes; nothing is computed. Building them takes over a second."""
+    shapes: dict[str, Mapping[str, tuple[int, ...]]] = {}
+    counting = _Draws()
+
+    def build() -> Networks:
+        networks = _build(model, audio, counting)
+        for name, network in zip(NETWORKS, networks):
+            shapes[name] = types.MappingProxyType(dict(_walk(network)))
+        return networks
+
+    # The modules themselves come out of it with their parts sorted.
+    return Structure(nnx.eval_shape(build), types.MappingProxyType(shapes), counting.used)
+
+
+def abstract_networks(config: Config) -> Networks:
+    """The networks' structure, to ``bind`` parameters to; it may not be changed."""
+    return structure(config.model, config.audio).networks
+
+
 def parameter_shapes(config: Config) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
     """Shapes of all parameters, ``{"model_g": {name: shape}, "model_d": ...}``.
 
     In the order of PyTorch's ``parameters()``, by which Piper's optimizers number them: a
     module's own first, then its children's, each in the order in which they were made.
     """
-    found: dict[str, Mapping[str, tuple[int, ...]]] = {}
-
-    def build() -> Networks:
-        networks = _build(config, _Draws())
-        for name, network in zip(NETWORKS, networks):
-            found[name] = types.MappingProxyType(dict(_walk(network)))
-        return networks
-
-    nnx.eval_shape(build)  # the modules themselves come out of it with their parts sorted
-    return types.MappingProxyType(found)
+    return structure(config.model, config.audio).shapes
 
 
 def _walk(module: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -97,12 +116,11 @@ def _walk(module: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]
 
 def initial_parameters(config: Config, key: jax.Array) -> dict[str, Parameters]:
     """Piper's initial values, ``{"model_g": {name: array}, "model_d": ...}``; pure in ``key``."""
-    counting = _Draws()
-    nnx.eval_shape(lambda: _build(config, counting))
+    number = structure(config.model, config.audio).draws
     for_uniform, for_normal = jax.random.split(key)
     draws = _Draws(
-        jax.random.uniform(for_uniform, (counting.used["uniform"],)),
-        jax.random.normal(for_normal, (counting.used["normal"],)),
+        jax.random.uniform(for_uniform, (number["uniform"],)),
+        jax.random.normal(for_normal, (number["normal"],)),
     )
-    generator, discriminator = _build(config, draws)
+    generator, discriminator = _build(config.model, config.audio, draws)
     return {GENERATOR: flatten(generator), DISCRIMINATOR: flatten(discriminator)}
