@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
-from tensorboardX.proto import event_pb2
 
 from vits_jax.checkpoints import store
 from vits_jax.commands.train import configure
@@ -23,6 +22,7 @@ from vits_jax.model.networks import GENERATOR, NETWORKS
 from vits_jax.state import TrainState, fresh_state
 from vits_jax.training import examples, loop, start, validation
 from vits_jax.training.evaluation import Evaluation
+from vits_jax.training.events import Event
 from vits_jax.training.step import all_finite
 
 RATE, HOP = 8000, 16
@@ -112,14 +112,14 @@ def leaves(run_dir: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}
 
 
-def read_events(run_dir: Path) -> list[event_pb2.Event]:
+def read_events(run_dir: Path) -> list[Event]:
     """What a run wrote for TensorBoard, oldest file first."""
     events = []
     for path in sorted(run_dir.glob("events.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):  # a length (8 bytes), its checksum (4), the event, its checksum (4)
             size = int.from_bytes(data[at : at + 8], "little")
-            events.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + size]))
+            events.append(Event.FromString(data[at + 12 : at + 12 + size]))
             at += 16 + size
     return events
 
