@@ -162,12 +162,13 @@ IMPOSSIBLE = [
     (["--accelerator", "npu"], "--accelerator npu: expected one of auto, cpu, gpu, tpu"),
     (["--devices", "0"], "--devices 0: expected a number of devices"),
     (["--devices", "0,1"], "--devices 0,1: expected a number of devices"),
+    (["--precision", "16-mixed"], "--precision 16-mixed: expected bf16-mixed: as fast"),
+    (["--precision", "64"], "--precision 64: expected one of auto, 32, tf32, bf16-mixed"),
+    (["--accumulate_grad_batches", "0"], "--accumulate-grad-batches 0: expected at least 1"),
+    (["--gradient_clip_val=-1"], "--gradient-clip-val -1.0: expected a finite number, at least 0"),
+    (["--gradient_clip_algorithm", "l1"], "--gradient-clip-algorithm l1: expected norm or value"),
 ]
 NOT_BUILT = [
-    (["--precision", "16"], "--precision 16: not built yet"),
-    (["--precision=bf16-mixed"], "--precision bf16-mixed: not built yet"),
-    (["--accumulate_grad_batches", "2"], "--accumulate-grad-batches 2: not built yet"),
-    (["--gradient_clip_val", "1.0"], "--gradient-clip-val 1.0: not built yet"),
     (["--num_nodes", "2"], "--num-nodes 2: not built yet"),
     (["--max_time", "00:12:00:00"], "--max-time 00:12:00:00: not built yet: use --max_steps"),
     (["--auto_select_gpus", "True"], "--auto-select-gpus True: use --devices"),
@@ -217,7 +218,7 @@ def test_one_way_to_say_how_large_batches_are_takes_the_place_of_a_files(tmp_pat
         ("seed: [1\n", "mine.yaml is not YAML"),
         ("- 1\n", "got list, expected `flag: value` lines"),
         ("seed: x\n", "mine.yaml: seed: got 'x', expected whole number"),
-        ("precision: 16\n", "mine.yaml: precision 16: not built yet"),
+        ("precision: 16\n", "--precision 16: expected bf16-mixed"),
         ("sample_rate: 16000\n", "mine.yaml: sample_rate 16000: the dataset says it"),
     ],
 )
@@ -231,10 +232,9 @@ def test_mistakes_in_a_file_name_it(tmp_path: Path, text, expected, capsys):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--precision", "32"],
+        ["--precision", "auto"],
         ["--accumulate_grad_batches", "1"],
         ["--num_nodes=1"],
-        ["--gradient_clip_val", "0"],
         ["--strategy", "auto"],
     ],
 )

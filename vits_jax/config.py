@@ -20,6 +20,14 @@ import yaml
 
 from vits_jax.errors import UserError
 
+PRECISIONS: Mapping[str, str] = types.MappingProxyType(
+    {
+        **{name: name for name in ("auto", "32", "tf32", "bf16-mixed")},
+        **{"32-true": "32", "bf16": "bf16-mixed"},  # Lightning's spellings
+    }
+)
+"""Of `--precision`: each spelling, and what it is called here."""
+
 
 def _flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -95,6 +103,12 @@ class OptimizerConfig:
     learning_rate_d: float = _flag(2e-4, "discriminators' learning rate")
     betas: tuple[float, float] = _flag((0.8, 0.99), "AdamW betas, generator")
     betas_d: tuple[float, float] = _flag((0.8, 0.99), "AdamW betas, discriminators")
+    gradient_clip_val: float | None = _flag(
+        None, "clip the gradients of each network to this (default: not at all)"
+    )
+    gradient_clip_algorithm: str = _flag(
+        "norm", "clip the norm of a network's gradients (norm), or each number (value)"
+    )
     eps: float = _flag(1e-9, "AdamW epsilon")
     weight_decay: float = _flag(0.01, "AdamW decoupled weight decay (PyTorch's default)")
     lr_decay: float = _flag(0.999875, "learning rate multiplier per epoch, generator")
@@ -116,6 +130,9 @@ class DataConfig:
     )
     batch_frames: int | None = _flag(
         None, "frames per step, over all devices, instead: long utterances make smaller batches"
+    )
+    accumulate_grad_batches: int = _flag(
+        1, "batches to an update: N times batch_size or batch_frames, in the memory of one"
     )
     validation_split: float = _flag(0.1, "fraction of the utterances held out for validation")
     num_test_examples: int = _flag(5, "utterances held out and spoken after each validation")
@@ -176,6 +193,11 @@ class RunConfig:
     )
     max_skipped_updates: int = _flag(
         10, "stop after N updates in a row that were skipped: losses or gradients not finite"
+    )
+    precision: str = _flag(
+        "auto",
+        "32 (exact float32), tf32 (an accelerator's fast float32), bf16-mixed (networks in "
+        "bfloat16, weights and losses in float32), auto (bf16-mixed on GPU and TPU, 32 on CPU)",
     )
     accelerator: str = _flag("auto", "auto, cpu, gpu or tpu")
     devices: int | str = _flag("auto", "how many devices to use (auto: all)")

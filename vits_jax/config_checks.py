@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vits_jax.config import AudioConfig, Config, DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from vits_jax.config import (
+    PRECISIONS,
+    AudioConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+)
 from vits_jax.errors import UserError
 
 CHECKPOINT_FLAGS = (
@@ -169,6 +177,10 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
         value = getattr(optimizer, name)
         if not all(0 <= beta < 1 for beta in value):
             yield _say(name, value, "two numbers from 0 to below 1")
+    if optimizer.gradient_clip_val is not None:
+        yield from _finite(optimizer, "gradient_clip_val")
+    if optimizer.gradient_clip_algorithm not in ("norm", "value"):
+        yield _say("gradient_clip_algorithm", optimizer.gradient_clip_algorithm, "norm or value")
     for name in ("eps", "lr_decay", "lr_decay_d"):
         value = getattr(optimizer, name)
         if not (math.isfinite(value) and value > 0):
@@ -178,6 +190,7 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
 def _data(data: DataConfig) -> Iterator[str]:
     yield from _at_least(data, 1, "batch_size", "batch_frames")
     yield from _at_least(data, 1, "max_phoneme_ids", "max_frames", "num_buckets")
+    yield from _at_least(data, 1, "accumulate_grad_batches")
     if data.batch_size is not None and data.batch_frames is not None:
         yield (
             f"--batch-size {data.batch_size} and --batch-frames {data.batch_frames}: "
@@ -217,6 +230,10 @@ def _run(run: RunConfig) -> Iterator[str]:
             part,
             "a fraction of an epoch above 0 and up to 1.0, or a whole number of batches",
         )
+    if run.precision in ("16", "16-mixed", "16-true"):
+        yield _say("precision", run.precision, "bf16-mixed: as fast, and nothing overflows")
+    elif run.precision not in PRECISIONS:
+        yield _say("precision", run.precision, f"one of {', '.join(PRECISIONS)}")
     if run.accelerator not in ACCELERATORS:
         yield _say("accelerator", run.accelerator, f"one of {', '.join(ACCELERATORS)}")
     if not (run.devices == "auto" or (isinstance(run.devices, int) and run.devices >= 1)):

@@ -50,8 +50,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     structure.cache_clear()
 
 
-@pytest.fixture
-def state(config: Config) -> TrainState:
+def some_state(config: Config) -> TrainState:
     """Away from Piper's initial zeros, behind which every gradient is zero."""
     rng = np.random.default_rng(0)
     shapes = abstract_state(config, dtype=np.float64)
@@ -91,9 +90,30 @@ def compare(
         assert_all_close(other_state.params[network], state.params[network], BOUND)
 
 
-def test_one_device_and_eight(config: Config, state: TrainState) -> None:
+def test_one_device_and_eight(config: Config) -> None:
     """Eight rows on eight devices, three of them fillers, are the five rows on one device."""
     five = batch(config, frames=(22, 30, 5, 17, 8), phonemes=(9, 7, 3, 11, 1))  # a segment has 8
     eight = {name: np.concatenate([array, array[1:4]]) for name, array in five.items()}
     eight["weight"] = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+    state = some_state(config)
     compare(run(config, state, five, 1), run(config, state, eight, 8))
+
+
+def test_a_batch_in_parts_and_clipped(config: Config) -> None:
+    """Four rows, one of them a filler, in two parts on each of two devices, are three at once."""
+    config = config.replaced({"use_sdp": False})
+    state, three = some_state(config), batch(config, frames=(22, 5, 17), phonemes=(9, 3, 11))
+    whole, metrics = run(config, state, three, 1)
+    norms = {network: metrics[f"grad_norm_{network[-1]}"] for network in state.params}
+    most = 0.5 * min(norms.values())
+    four = {name: np.concatenate([array, array[1:2]]) for name, array in three.items()}
+    four["weight"] = np.array([1, 1, 1, 0], np.float32)
+    config = config.replaced({"accumulate_grad_batches": 2, "gradient_clip_val": most})
+    parts, of_parts = run(config, state, four, 2)
+    for name, value in metrics.items():
+        assert_close(of_parts[name], value, BOUND, name)
+    for network, norm in norms.items():
+        clipped = {
+            name: mu * (most / (norm + 1e-6)) for name, mu in whole.optimizer[network]["mu"].items()
+        }
+        assert_all_close(parts.optimizer[network]["mu"], clipped, BOUND, ZERO)

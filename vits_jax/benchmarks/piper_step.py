@@ -53,7 +53,8 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     model, audio, sizes = request["model"], request["audio"], request["sizes"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    tf32 = request["precision"] == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True  # as the old trainer sets it
     torch.manual_seed(0)
     model.pop("discriminator_width")  # Piper's is fixed
@@ -78,7 +79,7 @@ def main() -> None:
         if value is not None:
             setattr(batch, name, value.to(device))
     autocast = torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=request["precision"] == "bf16"
+        device.type, dtype=torch.bfloat16, enabled=request["precision"] == "bf16-mixed"
     )
 
     def step() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from vits_jax.compilation import no_garbage_collection, use_cache
 from vits_jax.config import Config
+from vits_jax.model.precision import chosen
 from vits_jax.state import create_state
 from vits_jax.training.mesh import make_mesh, put_rows, replicated
 from vits_jax.training.step import make_train_step
@@ -49,7 +50,7 @@ def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
         "model": config.to_dict()["model"],
         "audio": config.to_dict()["audio"],
         "sizes": {"batch": args.batch_size, "phonemes": args.phonemes, "frames": args.frames},
-        "precision": args.precision,
+        "precision": chosen(args.precision, jax.default_backend()),
     }
     command = [sys.executable, str(Path(__file__).with_name("piper_step.py"))]
     with subprocess.Popen(
@@ -120,7 +121,7 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         "device": mesh.devices.flat[0].device_kind,
         "devices": mesh.size,
         "quality": args.quality,
-        "precision": args.precision,
+        "precision": chosen(args.precision, mesh.devices.flat[0].platform),
         "batch_size": args.batch_size,
         "phonemes": args.phonemes,
         "frames": args.frames,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vits_jax.cli import Parser, run
-from vits_jax.config import Config
+from vits_jax.config import PRECISIONS, Config
 from vits_jax.presets import preset, preset_names
 
 # What each measures, the module that does, and the figure that is compared with the peer's.
@@ -58,6 +58,7 @@ def _config(flags: argparse.Namespace) -> Config:
     config = preset(flags.quality) if "quality" in flags else Config()
     more = {"num_speakers": flags.speakers} if "speakers" in flags else {}
     more |= {"use_sdp": not flags.plain} if "plain" in flags else {}
+    more |= {"precision": flags.precision} if "precision" in flags else {}
     return config.replaced(more)
 
 
@@ -75,7 +76,7 @@ def _parser() -> Parser:
         kind.add_argument("--batch-size", type=int, default=8)
         kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
         kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
-        kind.add_argument("--precision", choices=["32"], default="32")
+        kind.add_argument("--precision", choices=list(PRECISIONS), default="auto")
         kind.add_argument("--cache", action="store_true", help="use the compilation cache")
     for kind in (step, saving, voice, imported, prepare):
         kind.add_argument("--json", metavar="FILE", help="write the figures here too")

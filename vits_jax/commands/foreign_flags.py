@@ -21,10 +21,6 @@ Others = Mapping[str, tuple[tuple[str, ...], str]]
 # `train`'s
 OTHERS: Others = {
     # Later versions will have these.
-    "precision": (("32", "32-true"), f"{_NOT_BUILT}: training is in float32 (--precision 32)"),
-    "accumulate_grad_batches": (("1",), f"{_NOT_BUILT}: use a smaller --batch-size"),
-    "gradient_clip_val": (("0", "0.0", "none"), f"{_NOT_BUILT}: leave it out, as Piper does"),
-    "gradient_clip_algorithm": ((), f"{_NOT_BUILT}: leave it out, as Piper does"),
     "num_nodes": (("1",), f"{_NOT_BUILT}: one host, all of its devices (--devices)"),
     "max_time": ((), f"{_NOT_BUILT}: use --max_steps or --max_epochs"),
     "deterministic": (("false",), f"{_NOT_BUILT}: on CPU every run repeats bit for bit"),
@@ -55,8 +51,8 @@ OTHERS: Others = {
     "sync_batchnorm": (("true", "false"), "leave it out: the model has no batch norm"),
     "auto_lr_find": (("false",), "use --learning-rate"),
     "auto_scale_batch_size": (("false",), "use --batch-size"),
-    "amp_backend": ((), f"mixed precision is {_NOT_BUILT}: leave it out"),
-    "amp_level": ((), f"mixed precision is {_NOT_BUILT}: leave it out"),
+    "amp_backend": ((), "use --precision bf16-mixed"),
+    "amp_level": ((), "use --precision bf16-mixed"),
     "num_workers": ((), "leave it out: audio is read without decoding"),
     # The dataset's word.
     "sample_rate": ((), "the dataset says it: use preprocess --sample-rate"),

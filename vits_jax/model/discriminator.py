@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vits_jax.config import ModelConfig
-from vits_jax.model.layers import LEAKY_SLOPE, WeightNorm, conv1d, leaky_relu, total
+from vits_jax.model.arithmetic import total
+from vits_jax.model.convolution import conv1d
+from vits_jax.model.layers import LEAKY_SLOPE, WeightNorm, leaky_relu
 
 PERIODS = (2, 3, 5, 7, 11)
 PIPER_WIDTH = 1024

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vits_jax.config import ModelConfig
-from vits_jax.model.layers import Conv1d, LayerNorm, at_least_float32, zeros
+from vits_jax.model.arithmetic import at_least_float32
+from vits_jax.model.layers import Conv1d, LayerNorm, zeros
 from vits_jax.model.randomness import Randomness
 from vits_jax.model.spline import rational_quadratic_spline
 

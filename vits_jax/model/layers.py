@@ -3,35 +3,21 @@
 Weights are ``[out, in / groups, k]`` (transposed convolutions ``[in, out, k]``), signals
 ``[B, T, C]``. So a layer's parameter tree is Piper's ``state_dict`` as it is. Every
 convolution computes in the dtype of its input; parameters stay in theirs.
-
-Grouped, depthwise and transposed convolutions are written as matrix products or shifted
-sums: XLA:CPU runs those faster than the plain operation (docs/performance.md).
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-CONV_DIMENSIONS = ("NWC", "OIW", "NWC")
+from vits_jax.model.arithmetic import at_least_float32
+from vits_jax.model.convolution import conv1d, conv_transpose1d
+
 LEAKY_SLOPE = 0.1
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """``x [...]`` in float32 or, if it has more, in its own precision."""
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-
-
-def total(terms: Iterable[jax.Array]) -> jax.Array:
-    """The sum of at least one ``[...]``; `sum` would begin with the int 0."""
-    return functools.reduce(operator.add, terms)
 
 
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> nnx.Param:
@@ -52,86 +38,6 @@ def zeros(*shape: int) -> nnx.Param:
 def leaky_relu(x: jax.Array, slope: float = LEAKY_SLOPE) -> jax.Array:
     """``x [...]`` where positive, ``slope * x`` elsewhere."""
     return jnp.where(x > 0, x, x * slope)
-
-
-def conv1d(
-    x: jax.Array,
-    weight: jax.Array,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    padding: int | tuple[int, int] = 0,
-    groups: int = 1,
-) -> jax.Array:
-    """PyTorch's ``conv1d`` without bias: ``x [B, T, in]`` to ``[B, T', out]``."""
-    left, right = (padding, padding) if isinstance(padding, int) else padding
-    weight = weight.astype(x.dtype)
-    out, _, k = weight.shape
-    if groups > 1 and groups == x.shape[2] == out and stride == 1:
-        return _depthwise(x, weight, dilation, left, right)
-    if groups > 1 and dilation == 1:
-        return _grouped(x, weight, stride, groups, left, right)
-    if k == 1 and stride == 1 and left == right == 0 and groups == 1:
-        return jnp.einsum("btc,oc->bto", x, weight[:, :, 0])
-    return lax.conv_general_dilated(
-        x,
-        weight,
-        (stride,),
-        [(left, right)],
-        rhs_dilation=(dilation,),
-        feature_group_count=groups,
-        dimension_numbers=CONV_DIMENSIONS,
-    )
-
-
-def _depthwise(x: jax.Array, weight: jax.Array, dilation: int, left: int, right: int) -> jax.Array:
-    """One filter per channel, as a sum of shifted products: no convolution at all."""
-    k = weight.shape[2]
-    x = jnp.pad(x, ((0, 0), (left, right), (0, 0)))
-    length = x.shape[1] - (k - 1) * dilation
-    return total(x[:, i * dilation : i * dilation + length] * weight[:, 0, i] for i in range(k))
-
-
-def _grouped(
-    x: jax.Array, weight: jax.Array, stride: int, groups: int, left: int, right: int
-) -> jax.Array:
-    """Windows side by side in the channels, then one matmul for each group, all at once."""
-    out, c_in, k = weight.shape
-    batch, length, _ = x.shape
-    taps = -(-k // stride)  # blocks of `stride` samples that a window spans
-    out_length = (length + left + right - k) // stride + 1
-    weight = jnp.pad(weight, ((0, 0), (0, 0), (0, taps * stride - k)))
-    weight = weight.reshape(groups, out // groups, c_in, taps * stride).transpose(0, 3, 2, 1)
-    weight = weight.reshape(groups, taps * stride * c_in, out // groups)
-
-    blocks = out_length + taps - 1
-    missing = max(blocks * stride - left - length, 0)
-    x = jnp.pad(x, ((0, 0), (left, missing), (0, 0)))[:, : blocks * stride]
-    x = x.reshape(batch, blocks, stride, groups, c_in).transpose(3, 0, 1, 2, 4)
-    x = x.reshape(groups, batch, blocks, stride * c_in)
-    windows = jnp.concatenate([x[:, :, i : i + out_length] for i in range(taps)], axis=3)
-    y = jnp.einsum("gbti,gio->gbto", windows, weight)
-    return y.transpose(1, 2, 0, 3).reshape(batch, out_length, out)
-
-
-def conv_transpose1d(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
-    """PyTorch's ``conv_transpose1d(padding=(k - stride) // 2)``, to ``[B, T', out]``.
-
-    Polyphase: ``ceil(k / stride)`` matmuls give all ``stride`` phases at once, side by
-    side in the channels, and a reshape interleaves them. The plain operation convolves
-    a signal that is mostly zeros.
-    """
-    c_in, c_out, k = weight.shape
-    batch, length, _ = x.shape
-    taps, start = -(-k // stride), (k - stride) // 2
-    weight = jnp.pad(weight.astype(x.dtype), ((0, 0), (0, 0), (0, taps * stride - k)))
-    weight = weight.reshape(c_in, c_out, taps, stride).transpose(2, 0, 3, 1)
-    weight = weight[::-1].reshape(taps, c_in, stride * c_out)
-    x = jnp.pad(x, ((0, 0), (taps - 1, taps - 1), (0, 0)))
-    spread = length + taps - 1
-    y = total(x[:, i : i + spread] @ weight[i] for i in range(taps))
-    out_length = (length - 1) * stride + k - 2 * start
-    return y.reshape(batch, spread * stride, c_out)[:, start : start + out_length]
 
 
 class Conv1d(nnx.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vits_jax.config import ModelConfig
+from vits_jax.model.arithmetic import at_least_float32
 from vits_jax.model.layers import Conv1d, length_mask
 from vits_jax.model.randomness import Randomness
 from vits_jax.model.wavenet import WN
@@ -27,10 +28,10 @@ class PosteriorEncoder(nnx.Module):
         """Encode ``spec [B, F, spec_channels]`` of ``lengths [B]`` frames.
 
         Returns:
-            a sample, mean and log-scale ``[B, F, C]``, mask ``[B, F, 1]``.
+            a sample, mean and log-scale ``[B, F, C]``, in float32 or more, mask ``[B, F, 1]``.
         """
         mask = length_mask(lengths, spec.shape[1], spec.dtype)
         x = self.enc(self.pre(spec) * mask, mask, g)
-        m, logs = jnp.split(self.proj(x) * mask, 2, axis=2)
+        m, logs = jnp.split(at_least_float32(self.proj(x) * mask), 2, axis=2)
         noise = random.normal("enc_q", m.shape[1:], m.dtype)
-        return (m + noise * jnp.exp(logs)) * mask, m, logs, mask
+        return (m + noise * jnp.exp(logs)) * mask.astype(m.dtype), m, logs, mask

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 from vits_jax.config import AudioConfig, ModelConfig
 from vits_jax.model.alignment import log_likelihood, maximum_path
+from vits_jax.model.arithmetic import at_least_float32
 from vits_jax.model.duration import DurationPredictor, StochasticDurationPredictor
 from vits_jax.model.flow import ResidualCouplingBlock
-from vits_jax.model.layers import Embedding, at_least_float32, length_mask
+from vits_jax.model.layers import Embedding, length_mask
 from vits_jax.model.posterior import PosteriorEncoder
 from vits_jax.model.randomness import Randomness
 from vits_jax.model.text_encoder import TextEncoder
@@ -61,7 +63,7 @@ class Synthesizer(nnx.Module):
             else None
         )
 
-    def speaker(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array | None:
+    def speaker(self, ids: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array | None:
         """Embedding ``[B, 1, G]`` of speakers ``ids [B]``; None for a single-speaker model."""
         return None if self.emb_g is None else self.emb_g(ids)[:, None].astype(dtype)
 
@@ -73,6 +75,7 @@ class Synthesizer(nnx.Module):
         spec_lengths: jax.Array,
         speaker_ids: jax.Array,
         random: Randomness,
+        dtype: DTypeLike | None = None,
     ) -> TrainingOutput:
         """Encode text and audio, align them, decode a random segment.
 
@@ -81,17 +84,16 @@ class Synthesizer(nnx.Module):
             spec: linear spectrogram ``[B, F, bins]``, zero beyond ``spec_lengths [B]`` frames.
             speaker_ids: ``[B]``; not looked at with one speaker.
             random: noise "enc_q" ``[F, C]`` and "dp" ``[P, 2]``, uniform "segment", dropout.
+            dtype: of activations (default: the spectrogram's); what comes out has at least float32.
         """
-        g = self.speaker(speaker_ids, spec.dtype)
+        dtype = spec.dtype if dtype is None else dtype
+        g = self.speaker(speaker_ids, dtype)
         with jax.named_scope("text_encoder"):
-            x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random)
+            x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random, dtype)
         with jax.named_scope("posterior_encoder"):
-            z, _, logs_q, y_mask = self.enc_q(spec, spec_lengths, g, random)
+            z, _, logs_q, y_mask = self.enc_q(spec.astype(dtype), spec_lengths, g, random)
         with jax.named_scope("flow"):
-            z_p = self.flow(z, y_mask, g)
-
-        # Statistics of the prior and of the alignment keep at least float32.
-        m_p, logs_p, logs_q, z_p = map(at_least_float32, (m_p, logs_p, logs_q, z_p))
+            z_p = at_least_float32(self.flow(z.astype(dtype), y_mask, g))
         with jax.named_scope("alignment"):
             scores = log_likelihood(*map(lax.stop_gradient, (z_p, m_p, logs_p)))
             path = maximum_path(scores, phoneme_lengths, spec_lengths)
@@ -107,7 +109,7 @@ class Synthesizer(nnx.Module):
         start = random.uniform("segment", spec.dtype) * starts
         start = jnp.maximum(start.astype(jnp.int32), 0)
         with jax.named_scope("decoder"):
-            audio = self.dec(cut(z, start, self.segment_frames), g)
+            audio = self.dec(cut(z, start, self.segment_frames).astype(dtype), g)
         return TrainingOutput(
             audio, start, duration_nll, path, x_mask, y_mask, z_p, m_p, logs_p, logs_q
         )

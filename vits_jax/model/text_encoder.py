@@ -11,16 +11,11 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vits_jax.config import ModelConfig
-from vits_jax.model.layers import (
-    Conv1d,
-    Embedding,
-    LayerNorm,
-    at_least_float32,
-    length_mask,
-    normal,
-)
+from vits_jax.model.arithmetic import at_least_float32
+from vits_jax.model.layers import Conv1d, Embedding, LayerNorm, length_mask, normal
 from vits_jax.model.randomness import Randomness
 
 WINDOW = 4
@@ -37,17 +32,23 @@ class TextEncoder(nnx.Module):
         self.proj = Conv1d(hidden, config.inter_channels * 2, rngs=rngs)
 
     def __call__(
-        self, ids: jax.Array, lengths: jax.Array, random: Randomness
+        self,
+        ids: jax.Array,
+        lengths: jax.Array,
+        random: Randomness,
+        dtype: DTypeLike | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Encode ``ids [B, P]`` of ``lengths [B]``.
+        """Encode ``ids [B, P]`` of ``lengths [B]``, in `dtype` (default: the parameters').
 
         Returns:
-            hidden ``[B, P, H]``, mean and log-scale ``[B, P, C]``, mask ``[B, P, 1]``.
+            hidden ``[B, P, H]``, mean and log-scale ``[B, P, C]``, these two in float32 or more,
+            mask ``[B, P, 1]``.
         """
         x = self.emb(ids) * math.sqrt(self.hidden)
+        x = x if dtype is None else x.astype(dtype)
         mask = length_mask(lengths, ids.shape[1], x.dtype)
         x = self.encoder(x, mask, random, "enc_p.encoder")
-        m, logs = jnp.split(self.proj(x) * mask, 2, axis=2)
+        m, logs = jnp.split(at_least_float32(self.proj(x) * mask), 2, axis=2)
         return x, m, logs, mask
 
 

@@ -7,13 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vits_jax.config import ModelConfig
-from vits_jax.model.layers import (
-    Conv1d,
-    WeightNormConv1d,
-    WeightNormConvTranspose1d,
-    leaky_relu,
-    total,
-)
+from vits_jax.model.arithmetic import at_least_float32, total
+from vits_jax.model.layers import Conv1d, WeightNormConv1d, WeightNormConvTranspose1d, leaky_relu
 
 
 class ResBlock1(nnx.Module):
@@ -96,4 +91,5 @@ class Generator(nnx.Module):
             blocks = self.resblocks[i * per_stage : (i + 1) * per_stage]
             x = total(block(x, mask) for block in blocks) / per_stage
         x = leaky_relu(x, 0.01)  # PyTorch's default here, not the 0.1 of the other layers
-        return jnp.tanh(self.conv_post(x))[:, :, 0]
+        # A sample has no fewer bits than a recording's.
+        return jnp.tanh(self.conv_post(at_least_float32(x)))[:, :, 0]

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from vits_jax.model.arithmetic import at_least_float32, total
 from vits_jax.model.discriminator import Features
-from vits_jax.model.layers import at_least_float32, total
 from vits_jax.model.synthesizer import TrainingOutput
 
 
@@ -77,13 +77,14 @@ def duration_loss(output: TrainingOutput, n: Rows) -> jax.Array:
 def discriminator_loss(real: list[Features], generated: list[Features], n: Rows) -> jax.Array:
     """Least squares: real audio to 1, generated to 0 (HiFi-GAN, eq. 1), ``[]``."""
     return total(
-        row_mean((1 - r[-1]) ** 2, n) + row_mean(g[-1] ** 2, n) for r, g in zip(real, generated)
+        row_mean((1 - at_least_float32(r[-1])) ** 2, n) + row_mean(at_least_float32(g[-1]) ** 2, n)
+        for r, g in zip(real, generated)
     )
 
 
 def generator_loss(generated: list[Features], n: Rows) -> jax.Array:
     """Least squares: generated audio to 1 (HiFi-GAN, eq. 2), ``[]``."""
-    return total(row_mean((1 - g[-1]) ** 2, n) for g in generated)
+    return total(row_mean((1 - at_least_float32(g[-1])) ** 2, n) for g in generated)
 
 
 def feature_loss(real: list[Features], generated: list[Features], n: Rows) -> jax.Array:

@@ -80,8 +80,9 @@ def announce(config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh)
         return
     # CPU devices have one memory together.
     share, size = (mesh.size if device.platform == "cpu" else 1), device_memory.capacity(device)
+    parts = mesh.size * config.data.accumulate_grad_batches
     predicted = {
-        shape: share * (predict(preset, shape[0] // mesh.size, *shape[1:]) or 0) for shape in shapes
+        shape: share * (predict(preset, shape[0] // parts, *shape[1:]) or 0) for shape in shapes
     }
     largest = max(predicted, key=predicted.__getitem__)
     too_much = size is not None and predicted[largest] > size

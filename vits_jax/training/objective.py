@@ -62,9 +62,12 @@ class Objective(NamedTuple):
 
         (own, audio), pull_back_generator, g = jax.vjp(generator, params[GENERATOR], has_aux=True)
 
+        def heard(audio: jax.Array) -> jax.Array:
+            return audio.astype(self.precision.compute)
+
         def discriminator(parameters: Parameters) -> tuple[jax.Array, tuple[list[Features], ...]]:
             judges = bind(self.networks.discriminator, parameters)
-            features, saved = judges.forward(g.real, lax.stop_gradient(audio))
+            features, saved = judges.forward(heard(g.real), lax.stop_gradient(heard(audio)))
             real, generated = _halves(features)
             with jax.named_scope("discriminator_loss"):
                 disc = losses.discriminator_loss(real, generated, rows)
@@ -77,8 +80,8 @@ class Objective(NamedTuple):
             generated, real, rows, weights
         )
         judges = bind(self.networks.discriminator, params[DISCRIMINATOR])
-        to_audio = judges.pull_back(saved, generated, to_features, audio)
-        (grads_g,) = pull_back_generator((jnp.ones_like(own), to_audio))
+        to_audio = judges.pull_back(saved, generated, to_features, heard(audio))
+        (grads_g,) = pull_back_generator((jnp.ones_like(own), to_audio.astype(audio.dtype)))
         grads = {GENERATOR: grads_g, DISCRIMINATOR: grads_d}
         return grads, _metrics(own + adversarial, g, terms, disc)
 
@@ -89,7 +92,8 @@ class Objective(NamedTuple):
         weights = self.config.optimizer
         g = self._generate(params[GENERATOR], batch, rows, random)
         judges = bind(self.networks.discriminator, params[DISCRIMINATOR])
-        real, generated = _halves(judges(jnp.concatenate([g.real, g.audio])))
+        both = jnp.concatenate([g.real, g.audio]).astype(self.precision.compute)
+        real, generated = _halves(judges(both))
         disc = losses.discriminator_loss(real, generated, rows)
         adversarial, terms = _adversarial(generated, real, rows, weights)
         return _metrics(g.loss(weights) + adversarial, g, terms, disc)
@@ -100,7 +104,7 @@ class Objective(NamedTuple):
         """Run the generator and take the losses that need no discriminator."""
         audio_config = self.config.audio
         with jax.named_scope("spectrogram"):
-            audio = dequantise(batch["audio"], self.precision.compute)
+            audio = dequantise(batch["audio"], self.precision.params)
             spec = spectrogram(audio, batch["audio_lengths"], audio_config)
         output = bind(self.networks.generator, params)(
             batch["phoneme_ids"],
@@ -109,6 +113,7 @@ class Objective(NamedTuple):
             batch["audio_lengths"] // audio_config.hop_length,
             batch["speaker_ids"],
             random,
+            self.precision.compute,
         )
         with jax.named_scope("generator_losses"):
             # The target mel is cut from the whole utterance's, the generated one has the

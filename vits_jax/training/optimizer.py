@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from vits_jax.model.parameters import Parameters
 from vits_jax.state import OptimizerState
+
+
+def clip(gradients: Parameters, norm: jax.Array, most: float, algorithm: str) -> Parameters:
+    """Gradients as PyTorch clips them (Pascanu et al. 2013), ``{name: array}``.
+
+    Args:
+        gradients: of one network.
+        norm: theirs, ``[]``.
+        most: what is left of the norm, or of each number.
+        algorithm: ``"norm"`` or ``"value"``.
+    """
+    if algorithm == "value":
+        return jax.tree.map(lambda g: jnp.clip(g, -most, most), gradients)
+    scale = jnp.minimum(most / (norm + 1e-6), 1.0)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
 
 
 def update(

@@ -34,7 +34,7 @@ _SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d")
 MAY_CHANGE = frozenset(
     {
         *("max_epochs", "max_steps", "fast_dev_run"),
-        *("devices", "accelerator"),
+        *("devices", "accelerator", "precision"),
         *_SCHEDULE,
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),

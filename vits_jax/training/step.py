@@ -21,13 +21,14 @@ from jax.sharding import PartitionSpec as P
 
 from vits_jax.compilation import jit, outlined
 from vits_jax.config import Config
+from vits_jax.model.convolution import forms_for
 from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, abstract_networks
 from vits_jax.model.parameters import Parameters
-from vits_jax.model.precision import FLOAT32, Precision
+from vits_jax.model.precision import POLICIES, Precision, chosen
 from vits_jax.model.randomness import RowRandomness, row_keys
 from vits_jax.state import OptimizerState, TrainState
 from vits_jax.training import optimizer
-from vits_jax.training.losses import count_rows
+from vits_jax.training.losses import Rows, count_rows
 from vits_jax.training.objective import Batch, Metrics, Objective
 
 Rates = dict[str, jax.Array]
@@ -37,38 +38,46 @@ _AXIS = "data"  # of the mesh, over which rows are spread
 
 
 def make_train_step(
-    config: Config, mesh: Mesh, precision: Precision = FLOAT32
+    config: Config, mesh: Mesh, precision: Precision | None = None
 ) -> jax.stages.Wrapped:
     """``step(state, batch, rates) -> state, metrics``, jitted; the old state is donated.
 
     ``batch`` is laid out in rows over the mesh, the rest is replicated. ``rates`` holds
     ``learning_rate`` and ``learning_rate_d``, float32 ``[]``. Metrics are the batch's means:
     ``mel`` and ``kl`` unweighted, ``fm`` with its weight, as Piper logs them, and both gradient
-    norms. Where one of them is not finite, only ``step`` changes in the state, and ``skipped``
-    is 1.
+    norms, before they are clipped. Where one of them is not finite, only ``step`` changes in the
+    state, and ``skipped`` is 1.
+
+    Args:
+        config: of the run.
+        mesh: the devices.
+        precision: of the arithmetic (default: what `config` asks for).
     """
-    objective = Objective(config, abstract_networks(config), precision)
     platform = mesh.devices.flat[0].platform
+    precision = precision or POLICIES[chosen(config.run.precision, platform)]
+    objective = Objective(config, abstract_networks(config), precision)
 
     def step(state: TrainState, batch: Batch, rates: Rates) -> tuple[TrainState, Metrics]:
-        with precision.products():
+        with precision.products(), forms_for(platform):
             return _train_step(objective, state, batch, rates, platform)
 
     return _over_rows(step, mesh, (P(), P(_AXIS), P()), donate_argnums=0)
 
 
 def make_eval_step(
-    config: Config, mesh: Mesh, precision: Precision = FLOAT32
+    config: Config, mesh: Mesh, precision: Precision | None = None
 ) -> jax.stages.Wrapped:
     """``evaluate(params, batch, first_row) -> metrics``, jitted: sums, and their ``weight``.
 
     Losses are without dropout. ``first_row`` numbers the batch's rows within the validation
     set, so that each utterance meets the same noise and segment every time.
     """
+    platform = mesh.devices.flat[0].platform
+    precision = precision or POLICIES[chosen(config.run.precision, platform)]
     objective = Objective(config, abstract_networks(config), precision)
 
     def evaluate(params: dict[str, Parameters], batch: Batch, first_row: jax.Array) -> Metrics:
-        with precision.products():
+        with precision.products(), forms_for(platform):
             return _eval_step(objective, params, batch, first_row)
 
     return _over_rows(evaluate, mesh, (P(), P(_AXIS), P()))
@@ -84,12 +93,15 @@ def _train_step(
 ) -> tuple[TrainState, Metrics]:
     """On one device's rows. `platform` decides how the program is put together, no number."""
     config, precision = objective.config, objective.precision
-    rows = count_rows(batch, config.audio.hop_length, precision.compute, _AXIS)
-    random = RowRandomness(_keys(config, state.step, batch), dropout=True)
-    grads, metrics = objective.gradients(state.params, batch, rows, random)
+    rows = count_rows(batch, config.audio.hop_length, precision.params, _AXIS)
+    keys = _keys(config, state.step, batch)
+    grads, metrics = _gradients(objective, state.params, batch, rows, keys, platform)
     grads, metrics = lax.psum((grads, metrics), _AXIS)
     for network, name in ((GENERATOR, "grad_norm_g"), (DISCRIMINATOR, "grad_norm_d")):
-        metrics[name] = outlined(optax.tree.norm, platform)(grads[network])
+        metrics[name] = norm = outlined(optax.tree.norm, platform)(grads[network])
+        if most := config.optimizer.gradient_clip_val:
+            algorithm = config.optimizer.gradient_clip_algorithm
+            grads[network] = optimizer.clip(grads[network], norm, most, algorithm)
     finite = all_finite(metrics)
     params, optimizers = {}, {}
     for network, rate, betas in (
@@ -103,6 +115,39 @@ def _train_step(
             )
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
     return state.replace(step=state.step + 1, params=params, optimizer=optimizers), metrics
+
+
+def _gradients(
+    objective: Objective,
+    params: dict[str, Parameters],
+    batch: Batch,
+    rows: Rows,
+    keys: jax.Array,
+    platform: str,
+) -> tuple[dict[str, Parameters], Metrics]:
+    """`Objective.gradients` of this device's rows, all at once or some after others.
+
+    In parts they are the same sums: what the batch holds is counted in the whole.
+    """
+    parts = objective.config.data.accumulate_grad_batches
+
+    def of(part: tuple[Batch, jax.Array, jax.Array]) -> tuple[dict[str, Parameters], Metrics]:
+        batch, weight, keys = part
+        random = RowRandomness(keys, dropout=True)
+        return objective.gradients(params, batch, rows._replace(weight=weight), random)
+
+    if parts == 1:
+        return of((batch, rows.weight, keys))
+
+    def add(sums: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, of(part)), None
+
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (batch, rows.weight, keys))
+    shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # XLA:CPU runs convolutions inside a loop forty times slower (docs/log.md).
+    sums, _ = lax.scan(add, zeros, split, unroll=platform == "cpu")
+    return sums
 
 
 def _update(
@@ -134,7 +179,7 @@ def _eval_step(
 ) -> Metrics:
     """Sums over the rows, and ``weight``, their number."""
     config, precision = objective.config, objective.precision
-    rows = count_rows(batch, config.audio.hop_length, precision.compute, _AXIS)
+    rows = count_rows(batch, config.audio.hop_length, precision.params, _AXIS)
     keys = _keys(config, VALIDATION_STEP, batch, first_row)
     metrics = objective.losses(params, batch, rows, RowRandomness(keys, dropout=False))
     metrics = lax.psum(metrics, _AXIS)

@@ -40,18 +40,23 @@ class Planner:
 
     def new(self) -> Plan:
         """The plan of a run that begins."""
-        data, config = self.config.data, self.config
+        config = self.config
         return make_plan(
             self.dataset,
             self.parts.train,
-            batch_size=data.batch_size,
-            batch_frames=data.batch_frames,
-            devices=self.devices,
+            batch_size=self._asked["batch_size"],
+            batch_frames=self._asked["batch_frames"],
+            devices=self._shares,
             hop_length=config.audio.hop_length,
             segment_frames=config.segment_frames,
-            num_buckets=data.num_buckets,
+            num_buckets=config.data.num_buckets,
             seed=config.run.seed,
         )
+
+    @property
+    def _shares(self) -> int:
+        """Into so many equal parts the rows of an update are cut."""
+        return self.devices * self.config.data.accumulate_grad_batches
 
     def batches_per_epoch(self, plan: Plan) -> int:
         """Batches of a plan's epoch that are trained on."""
@@ -87,7 +92,7 @@ class Planner:
             return None
         stored = identity["buckets"]
         buckets = tuple(Bucket(b["phonemes"], b["frames"], b["rows"]) for b in stored)
-        if any(bucket.rows % self.devices for bucket in buckets):
+        if any(bucket.rows % self._shares for bucket in buckets):
             return None
         batches, carries = zip(*((b["batches"], b["carries"]) for b in stored))
         cost = sum(n * bucket.rows * bucket.cost for n, bucket in zip(batches, buckets))
@@ -101,11 +106,12 @@ class Planner:
 
     @property
     def _asked(self) -> dict[str, Any]:
-        """Flags that decide buckets: with others a run makes new ones."""
+        """What decides buckets, sizes those of an update: with others a run makes new ones."""
         data = self.config.data
+        times = data.accumulate_grad_batches
         return {
-            "batch_size": data.batch_size,
-            "batch_frames": data.batch_frames,
+            "batch_size": data.batch_size and data.batch_size * times,
+            "batch_frames": data.batch_frames and data.batch_frames * times,
             "num_buckets": data.num_buckets,
             "segment_frames": self.config.segment_frames,
         }
