@@ -27,27 +27,28 @@ FLOAT64 = Precision(np.float64, np.float64)
 ZERO = {"conv_k.bias": 1e-12}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _x64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
 
 
-@pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+@pytest.fixture(scope="module")
+def config() -> Iterator[Config]:
     """Of every kind of layer one or two, where Piper has up to 16: it compiles in a third."""
-    monkeypatch.setattr(flow, "N_FLOWS", 1)
-    monkeypatch.setattr(duration, "N_FLOWS", 1)
-    monkeypatch.setattr(discriminator, "PERIODS", (2, 3))
     make = wavenet.WN.__init__
 
     def two_layers(self: Any, hidden: int, k: int, n_layers: int, gin: int, **more: Any) -> None:
         make(self, hidden, k, 2, gin, **more)
 
-    monkeypatch.setattr(wavenet.WN, "__init__", two_layers)
-    structure.cache_clear()
-    yield smallest().replaced({"use_sdp": False})  # whose rows are as much on their own
-    structure.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "N_FLOWS", 1)
+        patch.setattr(duration, "N_FLOWS", 1)
+        patch.setattr(discriminator, "PERIODS", (2, 3))
+        patch.setattr(wavenet.WN, "__init__", two_layers)
+        structure.cache_clear()
+        yield smallest().replaced({"use_sdp": False})  # whose rows are as much on their own
+        structure.cache_clear()
 
 
 def some_state(config: Config) -> TrainState:
@@ -74,14 +75,18 @@ def run(
     return jax.device_get(step(*arguments))
 
 
+def same_losses(metrics: dict[str, Any], others: dict[str, Any]) -> None:
+    assert metrics["skipped"] == others["skipped"] == 0
+    for name in metrics.keys() - {"skipped"}:
+        assert_close(others[name], metrics[name], BOUND, name)
+
+
 def compare(
     one: tuple[TrainState, dict[str, Any]], eight: tuple[TrainState, dict[str, Any]]
 ) -> None:
     (state, metrics), (other_state, other_metrics) = one, eight
     assert metrics.keys() == other_metrics.keys()
-    assert metrics.pop("skipped") == other_metrics.pop("skipped") == 0
-    for name, value in metrics.items():
-        assert_close(other_metrics[name], value, BOUND, name)
+    same_losses(metrics, other_metrics)
     for network in ("model_g", "model_d"):
         # From zero moments, the first moment is the gradient times 1 - beta.
         for moment in ("mu", "nu"):
@@ -90,30 +95,35 @@ def compare(
         assert_all_close(other_state.params[network], state.params[network], BOUND)
 
 
-def test_one_device_and_eight(config: Config) -> None:
-    """Eight rows on eight devices, three of them fillers, are the five rows on one device."""
-    five = batch(config, frames=(22, 30, 5, 17, 8), phonemes=(9, 7, 3, 11, 1))  # a segment has 8
-    eight = {name: np.concatenate([array, array[1:4]]) for name, array in five.items()}
-    eight["weight"] = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
-    state = some_state(config)
-    compare(run(config, state, five, 1), run(config, state, eight, 8))
+FIVE = {"frames": (22, 30, 5, 17, 8), "phonemes": (9, 7, 3, 11, 1)}  # a segment has 8 frames
 
 
-def test_a_batch_in_parts_and_clipped(config: Config) -> None:
-    """Four rows, one of them a filler, in two parts on each of two devices, are three at once."""
-    config = config.replaced({"use_sdp": False})
-    state, three = some_state(config), batch(config, frames=(22, 5, 17), phonemes=(9, 3, 11))
-    whole, metrics = run(config, state, three, 1)
-    norms = {network: metrics[f"grad_norm_{network[-1]}"] for network in state.params}
-    most = 0.5 * min(norms.values())
-    four = {name: np.concatenate([array, array[1:2]]) for name, array in three.items()}
-    four["weight"] = np.array([1, 1, 1, 0], np.float32)
+@pytest.fixture(scope="module")
+def at_once(config: Config) -> tuple[TrainState, dict[str, Any]]:
+    """Five rows on one device."""
+    return run(config, some_state(config), batch(config, **FIVE), 1)
+
+
+def eight(config: Config) -> dict[str, np.ndarray]:
+    """The same rows, and three fillers."""
+    rows = batch(config, **FIVE)
+    rows = {name: np.concatenate([array, array[1:4]]) for name, array in rows.items()}
+    return rows | {"weight": np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)}
+
+
+def test_on_eight_devices(config: Config, at_once: tuple[TrainState, dict[str, Any]]) -> None:
+    compare(at_once, run(config, some_state(config), eight(config), 8))
+
+
+def test_in_parts_and_clipped(config: Config, at_once: tuple[TrainState, dict[str, Any]]) -> None:
+    """On each of two devices two rows, and then two more."""
+    whole, metrics = at_once
+    norms = {network: metrics[f"grad_norm_{network[-1]}"] for network in whole.params}
+    most = 0.5 * float(min(norms.values()))
     config = config.replaced({"accumulate_grad_batches": 2, "gradient_clip_val": most})
-    parts, of_parts = run(config, state, four, 2)
-    for name, value in metrics.items():
-        assert_close(of_parts[name], value, BOUND, name)
+    parts, of_parts = run(config, some_state(config), eight(config), 2)
+    same_losses(metrics, of_parts)
     for network, norm in norms.items():
-        clipped = {
-            name: mu * (most / (norm + 1e-6)) for name, mu in whole.optimizer[network]["mu"].items()
-        }
-        assert_all_close(parts.optimizer[network]["mu"], clipped, BOUND, ZERO)
+        scale = most / (norm + 1e-6)
+        expected = {name: mu * scale for name, mu in whole.optimizer[network]["mu"].items()}
+        assert_all_close(parts.optimizer[network]["mu"], expected, BOUND, ZERO)
