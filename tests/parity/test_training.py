@@ -23,7 +23,7 @@ from tests.parity.conftest import fresh_oracle
 from tests.parity.injected import Injected, inject_dropout, injected_into_oracle
 from vits_jax.config import Config
 from vits_jax.model.networks import NETWORKS, abstract_networks
-from vits_jax.model.precision import FLOAT32, Precision
+from vits_jax.model.precision import FLOAT32, POLICIES, Precision
 from vits_jax.state import fresh_state
 from vits_jax.training import step
 from vits_jax.training.losses import count_rows
@@ -46,13 +46,15 @@ def parameters(network_g: Any, network_d: Any) -> dict[str, dict[str, jax.Array]
 
 
 @functools.cache
-def compiled_gradients(name: str) -> tuple[Callable[..., Any], list[str]]:
+def compiled_gradients(
+    name: str, precision: Precision = FLOAT32
+) -> tuple[Callable[..., Any], list[str]]:
     """``(params, batch) -> gradients, metrics`` with dropout, and where that was."""
     config, rows = CASES[name], batch(CASES[name])
     random = Injected(len(rows["weight"]), dropout=True)
     networks = abstract_networks(config)
 
-    objective = Objective(config, networks, FLOAT32)
+    objective = Objective(config, networks, precision)
 
     def function(params: Any, batch: Any) -> Any:
         counted = count_rows(batch, config.audio.hop_length, np.float32, "data")
@@ -112,6 +114,28 @@ def test_losses_and_gradients(name: str) -> None:
 def test_utterances_shorter_than_a_segment(name: str) -> None:
     short = batch(CASES[name], frames=(5, 20, 8), phonemes=(5, 7, 1), seed=1)
     compare_gradients(name, short)
+
+
+def test_bfloat16_is_near() -> None:
+    """Losses to 1 %, and gradients of every part in nearly the same direction, in float32."""
+    name = "multi-resblock1-plain"
+    params = parameters(*fresh_oracle(CASES[name]))
+    (exact, losses), (near, near_losses) = (
+        compiled_gradients(name, POLICIES[precision])[0](params, batch(CASES[name]))
+        for precision in ("32", "bf16-mixed")
+    )
+    for term, expected in losses.items():
+        np.testing.assert_allclose(near_losses[term], expected, rtol=0.01, err_msg=term)
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for network, some in exact.items():
+        for tensor, gradient in some.items():
+            assert near[network][tensor].dtype == np.float32
+            part = ".".join(tensor.split(".")[: 1 + (network == "model_d")])
+            pair = (np.ravel(gradient), np.ravel(near[network][tensor]))
+            parts.setdefault(part, []).append(pair)
+    for part, pairs in parts.items():
+        a, b = (np.concatenate(side).astype(np.float64) for side in zip(*pairs))
+        assert a @ b > 0.98 * np.linalg.norm(a) * np.linalg.norm(b), part
 
 
 def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
