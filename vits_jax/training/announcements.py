@@ -12,6 +12,7 @@ from vits_jax.data.batching.batches import Plan
 from vits_jax.data.manifest import Dataset
 from vits_jax.data.split import Split
 from vits_jax.data.unusable import describe
+from vits_jax.model.precision import chosen
 from vits_jax.state import Position
 from vits_jax.training.start import Start
 
@@ -20,7 +21,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: Plan) -> None:
     """What will be trained on, where, in which shapes, and what will be kept."""
-    run = config.run
+    run, device = config.run, mesh.devices.flat[0]
     for line in describe(dataset.left_out, limit=20):
         _LOGGER.warning("%s", line)
     for section, values in config.to_dict().items():
@@ -31,9 +32,9 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
     )
     shapes = ", ".join(f"{b.rows} x {b.phonemes} x {b.frames}" for b in plan.used_buckets)
     _LOGGER.info(
-        "%d x %s; %d batches an epoch; shapes to compile: %d (rows x phonemes x frames: %s); "
-        "%.1f %% padding",
-        *(mesh.size, mesh.devices.flat[0].device_kind),
+        "%d x %s, precision %s; %d batches an epoch; "
+        "shapes to compile: %d (rows x phonemes x frames: %s); %.1f %% padding",
+        *(mesh.size, device.device_kind, chosen(run.precision, device.platform)),
         *(plan.steps_per_epoch, len(plan.used_buckets), shapes),
         100 * plan.padding,
     )
