@@ -76,7 +76,7 @@ def _parser() -> Parser:
         kind.add_argument("--batch-size", type=int, default=8)
         kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
         kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
-        kind.add_argument("--precision", choices=list(PRECISIONS), default="auto")
+        kind.add_argument("--precision", choices=list(PRECISIONS), default="32")
         kind.add_argument("--cache", action="store_true", help="use the compilation cache")
     for kind in (step, saving, voice, imported, prepare):
         kind.add_argument("--json", metavar="FILE", help="write the figures here too")
