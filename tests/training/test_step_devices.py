@@ -17,7 +17,7 @@ from vits_jax.model.networks import structure
 from vits_jax.model.precision import Precision
 from vits_jax.state import TrainState, abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows
-from vits_jax.training.step import make_train_step
+from vits_jax.training.step import make_eval_step, make_train_step
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +113,21 @@ def eight(config: Config) -> dict[str, np.ndarray]:
 
 def test_on_eight_devices(config: Config, at_once: tuple[TrainState, dict[str, Any]]) -> None:
     compare(at_once, run(config, some_state(config), eight(config), 8))
+
+
+def test_validation_in_parts(config: Config) -> None:
+    """The sums of the same rows: an update's rows do not fit into memory all at once."""
+    rows, params = eight(config), some_state(config).params
+    sums = []
+    for parts in (1, 2):
+        mesh, first = make_mesh(2, "cpu"), np.int32(3)
+        evaluate = make_eval_step(
+            config.replaced({"accumulate_grad_batches": parts}), mesh, FLOAT64
+        ).lower(params, put_rows(rows, mesh), first)
+        sums.append(evaluate.compile(QUICK_COMPILATION)(params, put_rows(rows, mesh), first))
+    assert sums[0]["weight"] == sums[1]["weight"] == 5
+    for name, value in sums[0].items():
+        assert_close(sums[1][name], value, BOUND, name)
 
 
 def test_in_parts_and_clipped(config: Config, at_once: tuple[TrainState, dict[str, Any]]) -> None:

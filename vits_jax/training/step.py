@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,18 @@ Rates = dict[str, jax.Array]
 
 VALIDATION_STEP = 2**31 - 1  # a step that no run reaches: validation's own random numbers
 _AXIS = "data"  # of the mesh, over which rows are spread
+
+
+class _Part(NamedTuple):
+    """Some of a device's rows: what is read of them, their weights, their random keys."""
+
+    batch: Batch
+    weight: jax.Array
+    keys: jax.Array
+
+    def rows(self, whole: Rows) -> Rows:
+        """Their weights, beside what the whole batch holds."""
+        return whole._replace(weight=self.weight)
 
 
 def make_train_step(
@@ -78,7 +90,7 @@ def make_eval_step(
 
     def evaluate(params: dict[str, Parameters], batch: Batch, first_row: jax.Array) -> Metrics:
         with precision.products(), forms_for(platform):
-            return _eval_step(objective, params, batch, first_row)
+            return _eval_step(objective, params, batch, first_row, platform)
 
     return _over_rows(evaluate, mesh, (P(), P(_AXIS), P()))
 
@@ -94,9 +106,14 @@ def _train_step(
     """On one device's rows. `platform` decides how the program is put together, no number."""
     config, precision = objective.config, objective.precision
     rows = count_rows(batch, config.audio.hop_length, precision.params, _AXIS)
-    keys = _keys(config, state.step, batch)
-    grads, metrics = _gradients(objective, state.params, batch, rows, keys, platform)
-    grads, metrics = lax.psum((grads, metrics), _AXIS)
+
+    def gradients(part: _Part) -> tuple[dict[str, Parameters], Metrics]:
+        random = RowRandomness(part.keys, dropout=True)
+        return objective.gradients(state.params, part.batch, part.rows(rows), random)
+
+    whole = _Part(batch, rows.weight, _keys(config, state.step, batch))
+    sums = _over_parts(gradients, whole, config.data.accumulate_grad_batches, platform)
+    grads, metrics = lax.psum(sums, _AXIS)
     for network, name in ((GENERATOR, "grad_norm_g"), (DISCRIMINATOR, "grad_norm_d")):
         metrics[name] = norm = outlined(optax.tree.norm, platform)(grads[network])
         if most := config.optimizer.gradient_clip_val:
@@ -117,32 +134,19 @@ def _train_step(
     return state.replace(step=state.step + 1, params=params, optimizer=optimizers), metrics
 
 
-def _gradients(
-    objective: Objective,
-    params: dict[str, Parameters],
-    batch: Batch,
-    rows: Rows,
-    keys: jax.Array,
-    platform: str,
-) -> tuple[dict[str, Parameters], Metrics]:
-    """`Objective.gradients` of this device's rows, all at once or some after others.
+def _over_parts(of: Callable[[_Part], Any], whole: _Part, parts: int, platform: str) -> Any:
+    """The sum of `of` over equal parts of this device's rows, one after the other.
 
-    In parts they are the same sums: what the batch holds is counted in the whole.
+    That is `of` the whole, in the memory of a part: its losses are shares of a mean over
+    what was counted before.
     """
-    parts = objective.config.data.accumulate_grad_batches
-
-    def of(part: tuple[Batch, jax.Array, jax.Array]) -> tuple[dict[str, Parameters], Metrics]:
-        batch, weight, keys = part
-        random = RowRandomness(keys, dropout=True)
-        return objective.gradients(params, batch, rows._replace(weight=weight), random)
-
     if parts == 1:
-        return of((batch, rows.weight, keys))
+        return of(whole)
 
-    def add(sums: Any, part: Any) -> tuple[Any, None]:
+    def add(sums: Any, part: _Part) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, of(part)), None
 
-    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (batch, rows.weight, keys))
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), whole)
     shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], split))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     # XLA:CPU runs convolutions inside a loop forty times slower (docs/log.md).
@@ -175,14 +179,23 @@ def _update(
 
 
 def _eval_step(
-    objective: Objective, params: dict[str, Parameters], batch: Batch, first_row: jax.Array
+    objective: Objective,
+    params: dict[str, Parameters],
+    batch: Batch,
+    first_row: jax.Array,
+    platform: str,
 ) -> Metrics:
     """Sums over the rows, and ``weight``, their number."""
     config, precision = objective.config, objective.precision
     rows = count_rows(batch, config.audio.hop_length, precision.params, _AXIS)
-    keys = _keys(config, VALIDATION_STEP, batch, first_row)
-    metrics = objective.losses(params, batch, rows, RowRandomness(keys, dropout=False))
-    metrics = lax.psum(metrics, _AXIS)
+
+    def losses(part: _Part) -> Metrics:
+        random = RowRandomness(part.keys, dropout=False)
+        return objective.losses(params, part.batch, part.rows(rows), random)
+
+    whole = _Part(batch, rows.weight, _keys(config, VALIDATION_STEP, batch, first_row))
+    sums = _over_parts(losses, whole, config.data.accumulate_grad_batches, platform)
+    metrics = lax.psum(sums, _AXIS)
     return {name: value * rows.rows for name, value in metrics.items()} | {"weight": rows.rows}
 
 
