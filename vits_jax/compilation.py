@@ -66,9 +66,9 @@ def outlined(function: Callable[..., Any], platform: str) -> Callable[..., Any]:
     if platform != "cpu":
         return function
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
-            return jax.jit(function)(*arguments)
+            return jax.jit(function)(*arguments, **named)
 
     return call
 

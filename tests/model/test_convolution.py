@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vits_jax.model.convolution import FORMS, conv1d, forms_for
+from vits_jax.model.convolution import conv1d
+from vits_jax.model.forms import FORMS, forms_for
 
 
 @pytest.fixture(autouse=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vits_jax.compilation import options_for
 from vits_jax.config import AudioConfig, Config, ModelConfig
+from vits_jax.model import discriminator, duration, flow, networks, wavenet
 
 AUDIO = AudioConfig(
     sample_rate=8000, filter_length=64, hop_length=16, win_length=64, mel_channels=10
 )
 SEGMENT_FRAMES = 8
+ONE_DEVICE = jax.sharding.Mesh(jax.devices()[:1], ("data",))
 # The same graph as ever, compiled as it is for users, but LLVM spends half the time on it.
 QUICK_COMPILATION = {**(options_for("cpu") or {}), "xla_backend_optimization_level": "0"}
 
@@ -63,6 +67,27 @@ def smallest(*, resblock: str = "2") -> Config:
             "discriminator_width": 16,
         }
     )
+
+
+@contextlib.contextmanager
+def few_layers(layers: int, flows: int) -> Iterator[None]:
+    """Around what uses networks with fewer layers than Piper has everywhere: WN's, and flows."""
+    make = wavenet.WN.__init__
+
+    def fewer(self: Any, hidden: int, k: int, n_layers: int, gin: int, **more: Any) -> None:
+        make(self, hidden, k, layers, gin, **more)
+
+    caches = (networks.structure, networks._folded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "N_FLOWS", flows)
+        patch.setattr(duration, "N_FLOWS", flows)
+        patch.setattr(discriminator, "PERIODS", (2, 3))
+        patch.setattr(wavenet.WN, "__init__", fewer)
+        for cache in caches:
+            cache.cache_clear()
+        yield
+        for cache in caches:
+            cache.cache_clear()
 
 
 def batch(

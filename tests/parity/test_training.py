@@ -17,12 +17,12 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 from tests.parity import oracle
-from tests.parity.cases import CASES, QUICK_COMPILATION, batch, smallest, to_jax
+from tests.parity.cases import CASES, ONE_DEVICE, QUICK_COMPILATION, batch, smallest, to_jax
 from tests.parity.comparing import assert_all_close, assert_close, relative
 from tests.parity.conftest import fresh_oracle
 from tests.parity.injected import Injected, inject_dropout, injected_into_oracle
 from vits_jax.config import Config
-from vits_jax.model.networks import NETWORKS, abstract_networks
+from vits_jax.model.networks import NETWORKS, folded_networks
 from vits_jax.model.precision import FLOAT32, POLICIES, Precision
 from vits_jax.state import fresh_state
 from vits_jax.training import step
@@ -33,7 +33,6 @@ pytestmark = pytest.mark.slow
 
 # A key's bias adds the same to all scores of a query, and softmax does not see that.
 ZERO = {"conv_k.bias": 1e-5}
-ONE_DEVICE = jax.sharding.Mesh(jax.devices()[:1], ("data",))
 
 
 # The other two would compile for a minute and show nothing new: the float64 test has the third.
@@ -51,7 +50,7 @@ def compiled_gradients(
     """``(params, batch) -> gradients, metrics`` with dropout, and where that was."""
     config, rows = CASES[name], batch(CASES[name])
     random = Injected(len(rows["weight"]), dropout=True)
-    networks = abstract_networks(config)
+    networks = folded_networks(config)
 
     objective = Objective(config, networks, precision)
 

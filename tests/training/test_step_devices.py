@@ -9,11 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.parity.cases import QUICK_COMPILATION, batch, smallest
+from tests.parity.cases import QUICK_COMPILATION, batch, few_layers, smallest
 from tests.parity.comparing import assert_all_close, assert_close
 from vits_jax.config import Config
-from vits_jax.model import discriminator, duration, flow, wavenet
-from vits_jax.model.networks import structure
 from vits_jax.model.precision import Precision
 from vits_jax.state import TrainState, abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows
@@ -36,19 +34,8 @@ def _x64() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def config() -> Iterator[Config]:
     """Of every kind of layer one or two, where Piper has up to 16: it compiles in a third."""
-    make = wavenet.WN.__init__
-
-    def two_layers(self: Any, hidden: int, k: int, n_layers: int, gin: int, **more: Any) -> None:
-        make(self, hidden, k, 2, gin, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "N_FLOWS", 1)
-        patch.setattr(duration, "N_FLOWS", 1)
-        patch.setattr(discriminator, "PERIODS", (2, 3))
-        patch.setattr(wavenet.WN, "__init__", two_layers)
-        structure.cache_clear()
+    with few_layers(2, 1):
         yield smallest().replaced({"use_sdp": False})  # whose rows are as much on their own
-        structure.cache_clear()
 
 
 def some_state(config: Config) -> TrainState:

@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vits_jax.benchmarks.floor import floor
+from vits_jax.chips import chip_of
 from vits_jax.compilation import no_garbage_collection, use_cache
 from vits_jax.config import Config
 from vits_jax.model.precision import chosen
 from vits_jax.state import create_state
-from vits_jax.training.mesh import make_mesh, put_rows, replicated
+from vits_jax.training.mesh import formats, make_mesh, put_rows, replicated
 from vits_jax.training.step import make_train_step
 
 
@@ -82,7 +84,8 @@ class Step:
         batch = random_batch(config, args.batch_size, args.phonemes, args.frames)
         self._batch = put_rows(batch, mesh)
         init = jax.jit(lambda key: create_state(config, key), out_shardings=replicated(mesh))
-        self.mesh, self.state = mesh, init(jax.random.key(0))
+        state = init(jax.random.key(0))
+        self.mesh, self.state = mesh, jax.device_put(state, formats(state, mesh))
         o = config.optimizer
         rates = {"learning_rate": o.learning_rate, "learning_rate_d": o.learning_rate_d}
         self._rates = jax.device_put(
@@ -91,9 +94,11 @@ class Step:
         start = time.perf_counter()
         with no_garbage_collection():
             step = make_train_step(config, mesh)
-            lowered = step.lower(self.state, self._batch, self._rates)
+            traced = step.trace(self.state, self._batch, self._rates)
+            lowered = traced.lower()
         self.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
+        self.flops = sum(cost.flops for cost in floor(traced.jaxpr).values())  # of each device
 
     def __call__(self) -> float:
         start = time.perf_counter()
@@ -103,10 +108,28 @@ class Step:
 
 
 def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
-    """Time whole training steps."""
+    """Time whole training steps; with ``--sweep`` at several batch sizes, as far as memory goes."""
+    if not args.sweep:
+        return _measured(args, config)
+    sizes: dict[str, Any] = {}
+    for size in args.sweep:
+        own = argparse.Namespace(**vars(args) | {"batch_size": size})
+        try:
+            sizes[str(size)] = _measured(own, config)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            sizes[str(size)] = {"out_of_memory": True}
+            break
+    best = max(sizes.values(), key=lambda figures: figures.get("utterances_per_second", 0.0))
+    return best | {"sweep": sizes}
+
+
+def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """At one batch size."""
     ours = Step(args, config)
     mesh = ours.mesh
-    cost, memory = ours.compiled.cost_analysis() or {}, ours.compiled.memory_analysis()
+    memory = ours.compiled.memory_analysis()
     ours()
     seconds: list[float] = []
     peer_seconds: list[float] = []
@@ -116,19 +139,25 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
             seconds.append(ours())
             if theirs is not None:
                 peer_seconds.append(theirs())
-    stats = mesh.devices.flat[0].memory_stats() or {}
+    device = mesh.devices.flat[0]
+    stats = device.memory_stats() or {}
+    chip = chip_of(device)
+    median = statistics.median(seconds)
     return {
-        "device": mesh.devices.flat[0].device_kind,
+        "device": device.device_kind,
         "devices": mesh.size,
         "quality": args.quality,
-        "precision": chosen(args.precision, mesh.devices.flat[0].platform),
+        "precision": chosen(args.precision, device.platform),
         "batch_size": args.batch_size,
         "phonemes": args.phonemes,
         "frames": args.frames,
-        "step_seconds": statistics.median(seconds),
+        "step_seconds": median,
         "peer_step_seconds": statistics.median(peer_seconds) if peer_seconds else None,
+        "utterances_per_second": args.batch_size / median,
         "compile_seconds": ours.compile_seconds,
-        "gflop_per_step": cost.get("flops", float("nan")) / 1e9,
+        "gflop_per_step": mesh.size * ours.flops / 1e9,
+        # Of the chip's bfloat16 peak, whatever the precision.
+        "mfu": ours.flops / median / chip.flops if chip else None,
         # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
         "peak_bytes": stats.get("peak_bytes_in_use", getattr(memory, "peak_memory_in_bytes", None)),
         "all_step_seconds": seconds,

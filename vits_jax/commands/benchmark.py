@@ -2,6 +2,9 @@
 
     vits-jax benchmark step --quality medium --batch-size 8 --phonemes 120 --frames 400 \\
         --steps 5 --peer --json step.json
+    vits-jax benchmark compiled --target v5e:2x2 --precision bf16-mixed --json compiled.json
+    vits-jax benchmark parts --quality medium --batch-size 32 --json parts.json
+    vits-jax benchmark accelerator --peer --out figures
     vits-jax benchmark voice --quality medium --peer --json voice.json
     vits-jax benchmark import --quality high --peer --json import.json
     vits-jax benchmark saving --quality medium --batch-size 4
@@ -26,6 +29,10 @@ from vits_jax.presets import preset, preset_names
 # What each measures, the module that does, and the figure that is compared with the peer's.
 _BENCHMARKS = {
     "step": ("the training step on random data", "training_step", "step_seconds"),
+    "compiled": ("the training step compiled for chips that need not be here", "compiled", ""),
+    "parts": ("the parts of the training step", "parts", ""),
+    "precision": ("how far each precision is from float32", "precision", ""),
+    "accelerator": ("all that only an accelerator can tell", "accelerator", ""),
     "saving": ("what saving costs beside the training step", "saving", "save_seconds"),
     "voice": ("the exported voice in onnxruntime", "voice", "rtf"),
     "import": ("importing a Piper checkpoint", "importing", "import_seconds"),
@@ -46,7 +53,7 @@ def _main(argv: Sequence[str]) -> None:
     result: dict[str, Any] = benchmark(flags, _config(flags))
     for name, value in result.items():
         print(f"{name:24s} {value}")
-    if result[f"peer_{measured}"]:
+    if result.get(f"peer_{measured}"):
         ratio = result[measured] / result[f"peer_{measured}"]
         print(f"{'ratio to the peer':24s} {ratio:.3f}")
     if flags.json:
@@ -65,25 +72,45 @@ def _config(flags: argparse.Namespace) -> Config:
 def _parser() -> Parser:
     parser = Parser("benchmark", "Measure, side by side with the alternative in one run.")
     kinds = parser.add_subparsers(dest="command", required=True, parser_class=_Benchmark)
-    step, saving, voice, imported, prepare = (
+    step, compiled, parts, precision, accelerator, saving, voice, imported, prepare = (
         kinds.add_parser(name, help=what) for name, (what, _, _) in _BENCHMARKS.items()
     )
-    for kind in (step, saving, voice, imported):
+    of_the_step = (step, compiled, parts, saving)
+    for kind in (*of_the_step, precision, accelerator, voice, imported):
         high = "high" if kind is imported else "medium"
         kind.add_argument("--quality", choices=preset_names(), default=high)
         kind.add_argument("--speakers", type=int, default=1)
-    for kind in (step, saving):
+    for kind in (*of_the_step, precision):
         kind.add_argument("--batch-size", type=int, default=8)
         kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
         kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
+    for kind in of_the_step:
         kind.add_argument("--precision", choices=list(PRECISIONS), default="32")
+    for kind in (step, saving):
         kind.add_argument("--cache", action="store_true", help="use the compilation cache")
-    for kind in (step, saving, voice, imported, prepare):
+    for kind in kinds.choices.values():
         kind.add_argument("--json", metavar="FILE", help="write the figures here too")
 
     add = step.add_argument
     add("--steps", type=int, default=5, help="timed steps, after one to warm up")
     add("--peer", action="store_true", help="alternate with Piper's PyTorch step")
+    add("--sweep", type=_sizes, metavar="8,16,32", help="at these batch sizes, while memory lasts")
+
+    add = compiled.add_argument
+    add("--target", help="v5e:2x2, v4:2x2x1, h100, h100x4 … (default: the devices here)")
+    add("--full-effort", action="store_true", help="TPU: compile as for a run, not faster")
+    add("--hlo", metavar="FILE", help="write the compiled program here")
+
+    parts.add_argument("--steps", type=int, default=5, help="timed runs, after one to warm up")
+
+    add = accelerator.add_argument
+    add(
+        "--out", type=Path, required=True, metavar="DIR", help="for the figures; run again to go on"
+    )
+    add("--batch-sizes", type=_sizes, default=[16, 32, 64], metavar="16,32,64")
+    add("--peer", action="store_true", help="alternate with Piper's PyTorch step")
+    add("--minutes", type=float, default=8.5, help="for all of it")
+    add("--least-seconds", type=float, default=60.0, help="begin nothing when less is left")
 
     add = saving.add_argument
     add("--saves", type=int, default=3, help="timed saves")
@@ -108,6 +135,11 @@ def _parser() -> Parser:
     add("--train", action="store_true", help="then train for two steps")
     add("--directory", type=Path, help="to work in, emptied after (default: a temporary one)")
     return parser
+
+
+def _sizes(text: str) -> list[int]:
+    """``8,16,32``"""
+    return [int(word) for word in text.split(",")]
 
 
 class _Benchmark(Parser):

@@ -15,6 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from vits_jax.config import AudioConfig
+from vits_jax.model.forms import forms
 
 
 def dequantise(audio: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -73,8 +74,24 @@ def _magnitudes(padded: jax.Array, config: AudioConfig) -> jax.Array:
     padded = jnp.pad(padded, ((0, 0), (0, max(needed - padded.shape[1], 0))))[:, :needed]
     blocks = padded.reshape(padded.shape[0], -1, hop)
     frames = jnp.concatenate([blocks[:, i : i + n_frames] for i in range(n_blocks)], axis=2)
-    spectrum = jnp.fft.rfft(frames[:, :, :n_fft] * jnp.asarray(_window(config), padded.dtype))
-    return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-6)
+    frames = frames[:, :, :n_fft] * jnp.asarray(_window(config), padded.dtype)
+    real, imaginary = _spectrum(frames)
+    return jnp.sqrt(real**2 + imaginary**2 + 1e-6)
+
+
+def _spectrum(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The Fourier transform of real ``[..., n]``: real and imaginary, ``[..., n // 2 + 1]``."""
+    if not forms().matrix_fft:
+        spectrum = jnp.fft.rfft(frames)
+        return spectrum.real, spectrum.imag
+    n = frames.shape[-1]
+    # The angle by whole numbers modulo n: exact, however large the product.
+    angle = 2 * np.pi / n * (np.outer(np.arange(n), np.arange(n // 2 + 1)) % n)
+    real, imaginary = (
+        jnp.matmul(frames, jnp.asarray(matrix, frames.dtype), precision=lax.Precision.HIGHEST)
+        for matrix in (np.cos(angle), -np.sin(angle))
+    )
+    return real, imaginary
 
 
 def _window(config: AudioConfig) -> np.ndarray:

@@ -1,56 +1,25 @@
-"""One-dimensional convolutions, each in the form that a platform runs best.
+"""One-dimensional convolutions, each in the form that a platform runs best (`forms`).
 
-Signals are ``[B, T, C]``, weights PyTorch's. What "best" rests on: docs/performance.md.
+Signals are ``[B, T, C]``, weights PyTorch's.
 """
 
 from __future__ import annotations
-
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from vits_jax.model.arithmetic import total
+from vits_jax.model.forms import forms
+from vits_jax.model.packed import (
+    pack,
+    packed_conv1d,
+    packed_conv_transpose1d,
+    packing,
+    unpack,
+)
 
 DIMENSIONS = ("NWC", "OIW", "NWC")
-
-
-@dataclass(frozen=True)
-class Forms:
-    """How what is not a plain convolution is written.
-
-    Attributes:
-        windows: grouped ones as windows side by side and one matmul for each group, not as
-            the operation itself.
-        folded: dilated ones over a signal whose every ``dilation``-th sample is a row of its
-            own. The operation itself has, for the gradient to its weight, a convolution whose
-            window is as long as the signal.
-    """
-
-    windows: bool
-    folded: bool
-
-
-FORMS = {
-    "cpu": Forms(windows=True, folded=False),
-    "gpu": Forms(windows=False, folded=True),
-    "tpu": Forms(windows=False, folded=False),
-}
-_forms: ContextVar[Forms] = ContextVar("forms", default=FORMS["cpu"])
-
-
-@contextlib.contextmanager
-def forms_for(platform: str) -> Iterator[None]:
-    """Around what is traced for ``"cpu"``, ``"gpu"`` or ``"tpu"``."""
-    before = _forms.set(FORMS[platform])
-    try:
-        yield
-    finally:
-        _forms.reset(before)
 
 
 def conv1d(
@@ -62,15 +31,21 @@ def conv1d(
     padding: int | tuple[int, int] = 0,
     groups: int = 1,
 ) -> jax.Array:
-    """PyTorch's ``conv1d`` without bias: ``x [B, T, in]`` to ``[B, T', out]``."""
+    """PyTorch's ``conv1d`` without bias: ``x [B, T, in]`` to ``[B, T', out]``.
+
+    A packed signal gives a packed one, if that helps (`packed`).
+    """
+    if x.shape[2] > weight.shape[1] * groups:
+        assert isinstance(padding, int)
+        return _packed(x, weight, stride, dilation, padding, groups)
     left, right = (padding, padding) if isinstance(padding, int) else padding
     weight = weight.astype(x.dtype)
     out, _, k = weight.shape
     if groups > 1 and groups == x.shape[2] == out and stride == 1:
         return _depthwise(x, weight, dilation, left, right)
-    if groups > 1 and dilation == 1 and _forms.get().windows:
+    if groups > 1 and dilation == 1 and forms().windows:
         return _grouped(x, weight, stride, groups, left, right)
-    if groups == stride == 1 and dilation > 1 and _forms.get().folded:
+    if groups == stride == 1 and dilation > 1 and forms().folded:
         return _dilated(x, weight, dilation, left, right)
     if k == 1 and stride == 1 and left == right == 0 and groups == 1:
         return jnp.einsum("btc,oc->bto", x, weight[:, :, 0])
@@ -83,6 +58,20 @@ def conv1d(
         feature_group_count=groups,
         dimension_numbers=DIMENSIONS,
     )
+
+
+def _packed(
+    x: jax.Array, weight: jax.Array, stride: int, dilation: int, padding: int, groups: int
+) -> jax.Array:
+    out, c_in, k = weight.shape
+    into = x.shape[2] // (c_in * groups)
+    length = x.shape[1] * into
+    out_of = packing(out, length // stride)
+    whole = (length + 2 * padding - dilation * (k - 1) - 1) // stride + 1 == length / stride
+    how = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    if whole and out_of > 1 and stride * out_of % into == 0:
+        return packed_conv1d(x, weight, packed=(into, out_of), **how)
+    return conv1d(unpack(x, c_in * groups), weight, **how)
 
 
 def _depthwise(x: jax.Array, weight: jax.Array, dilation: int, left: int, right: int) -> jax.Array:
@@ -128,15 +117,23 @@ def _dilated(x: jax.Array, weight: jax.Array, dilation: int, left: int, right: i
     return y.reshape(batch, -1, weight.shape[0])[:, :out_length]
 
 
-def conv_transpose1d(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
+def conv_transpose1d(
+    x: jax.Array, weight: jax.Array, stride: int, *, may_pack: bool = False
+) -> jax.Array:
     """PyTorch's ``conv_transpose1d(padding=(k - stride) // 2)``, to ``[B, T', out]``.
+
+    With `may_pack` the output is packed, if that helps (`packed`); the input may be.
 
     Polyphase: ``ceil(k / stride)`` matmuls give all ``stride`` phases at once, side by
     side in the channels, and a reshape interleaves them. The plain operation convolves
     a signal that is mostly zeros.
     """
     c_in, c_out, k = weight.shape
+    x = unpack(x, c_in)
     batch, length, _ = x.shape
+    by = packing(c_out, length * stride) if may_pack else 1
+    if by > 1 and (k - stride) % 2 == 0:
+        return pack(unpack(packed_conv_transpose1d(x, weight, stride), c_out), by)
     taps, start = -(-k // stride), (k - stride) // 2
     weight = jnp.pad(weight.astype(x.dtype), ((0, 0), (0, 0), (0, taps * stride - k)))
     weight = weight.reshape(c_in, c_out, taps, stride).transpose(2, 0, 3, 1)

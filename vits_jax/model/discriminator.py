@@ -20,7 +20,8 @@ from flax import nnx
 from vits_jax.config import ModelConfig
 from vits_jax.model.arithmetic import total
 from vits_jax.model.convolution import conv1d
-from vits_jax.model.layers import LEAKY_SLOPE, WeightNorm, leaky_relu
+from vits_jax.model.layers import LEAKY_SLOPE, WeightNorm, biased, leaky_relu
+from vits_jax.model.packed import pack, packing
 
 PERIODS = (2, 3, 5, 7, 11)
 PIPER_WIDTH = 1024
@@ -84,12 +85,12 @@ class DiscriminatorConv(WeightNorm):
 
     def linear(self, x: jax.Array) -> jax.Array:
         """The convolution without its bias, ``[N, T, in]`` to ``[N, T', out]``."""
-        weight = self.weight.reshape(self.weight_v.shape[:3])
+        weight = self.effective()
+        weight = weight.reshape(weight.shape[:3])
         return conv1d(x, weight, stride=self.stride, padding=self.padding, groups=self.groups)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.linear(x)
-        return y + self.bias[...].astype(y.dtype)
+        return biased(self.linear(x), self.bias[...])
 
 
 class SubDiscriminator(Discriminator):
@@ -100,10 +101,17 @@ class SubDiscriminator(Discriminator):
     conv_post: DiscriminatorConv
 
     def fold(self, audio: jax.Array) -> jax.Array:
-        """``[B, T]`` to ``[B * period, T', 1]``, its end reflected to a whole period."""
+        """``[B, T]`` to ``[B * period, T', 1]``, its end reflected to a whole period.
+
+        Packed (`packed`), if the first layer's output is to be.
+        """
         audio = jnp.pad(audio, ((0, 0), (0, -audio.shape[1] % self.period)), mode="reflect")
         folded = audio.reshape(audio.shape[0], -1, self.period).swapaxes(1, 2)
-        return folded.reshape(audio.shape[0] * self.period, -1, 1)
+        folded = folded.reshape(audio.shape[0] * self.period, -1, 1)
+        first = self.convs[0]
+        length = folded.shape[1]
+        by = first.stride * packing(first.bias.shape[0], length // first.stride)
+        return pack(folded, by) if by > first.stride and length % by == 0 else folded
 
     def _per_row(self, features: Features) -> Features:
         return [f.reshape(-1, self.period, *f.shape[1:]) for f in features]

@@ -16,6 +16,7 @@ from jax import lax
 
 from vits_jax.model.arithmetic import at_least_float32
 from vits_jax.model.convolution import conv1d, conv_transpose1d
+from vits_jax.model.weight_norm import length, weight_norm
 
 LEAKY_SLOPE = 0.1
 
@@ -38,6 +39,11 @@ def zeros(*shape: int) -> nnx.Param:
 def leaky_relu(x: jax.Array, slope: float = LEAKY_SLOPE) -> jax.Array:
     """``x [...]`` where positive, ``slope * x`` elsewhere."""
     return jnp.where(x > 0, x, x * slope)
+
+
+def biased(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """``y [B, T, C]`` and ``bias [C]``; of a packed signal, for each of its samples."""
+    return y + jnp.tile(bias.astype(y.dtype), y.shape[2] // bias.shape[0])
 
 
 class Conv1d(nnx.Module):
@@ -79,15 +85,16 @@ class Conv1d(nnx.Module):
             padding=self.padding,
             groups=self.groups,
         )
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+        return y if self.bias is None else biased(y, self.bias[...])
 
 
 class WeightNorm(nnx.Module):
-    """A weight as direction and length, ``w = g · v / ‖v‖`` (Salimans & Kingma 2016, eq. 2).
+    """A weight as direction and length (`weight_norm`); ``g`` starts at ``‖v‖``.
 
-    The norm is over all but the first dimension, as ``torch.nn.utils.weight_norm``'s;
-    ``g`` starts at ``‖v‖``. A base of the layers that have one.
+    A base of the layers that have one.
     """
+
+    weight: nnx.Param  # of a folded layer
 
     def init_weight(
         self, rngs: nnx.Rngs, shape: tuple[int, ...], n_bias: int, bound: float
@@ -95,18 +102,19 @@ class WeightNorm(nnx.Module):
         """Draw bias, ``g`` and ``v`` (PyTorch's order) from U(-bound, bound)."""
         self.bias = uniform(rngs, (n_bias,), bound)
         v = uniform(rngs, shape, bound)
-        self.weight_g = nnx.Param(_norm(v[...]))
+        self.weight_g = nnx.Param(length(v[...]))
         self.weight_v = v
 
-    @property
-    def weight(self) -> jax.Array:
-        """The effective weight, of ``weight_v``'s shape, in the parameters' precision."""
-        v = self.weight_v[...]
-        return v * (self.weight_g[...] / _norm(v))
+    def fold(self) -> None:
+        """Have ``weight`` in place of ``weight_g`` and ``weight_v``, its values the last's."""
+        self.weight = self.weight_v
+        del self.weight_g, self.weight_v
 
-
-def _norm(v: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(v * v, axis=tuple(range(1, v.ndim)), keepdims=True))
+    def effective(self) -> jax.Array:
+        """The weight that the layer computes with."""
+        if hasattr(self, "weight"):
+            return self.weight[...]
+        return weight_norm(self.weight_g[...], self.weight_v[...])
 
 
 class WeightNormConv1d(WeightNorm):
@@ -131,13 +139,13 @@ class WeightNormConv1d(WeightNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = conv1d(
             x,
-            self.weight,
+            self.effective(),
             stride=self.stride,
             dilation=self.dilation,
             padding=self.padding,
             groups=self.groups,
         )
-        return y + self.bias[...].astype(y.dtype)
+        return biased(y, self.bias[...])
 
 
 class WeightNormConvTranspose1d(WeightNorm):
@@ -151,9 +159,9 @@ class WeightNormConvTranspose1d(WeightNorm):
         # PyTorch takes fan_in from dimension 1 of [in, out, k].
         self.init_weight(rngs, (c_in, c_out, k), c_out, (c_out * k) ** -0.5)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = conv_transpose1d(x, self.weight, self.stride)
-        return y + self.bias[...].astype(y.dtype)
+    def __call__(self, x: jax.Array, *, may_pack: bool = False) -> jax.Array:
+        y = conv_transpose1d(x, self.effective(), self.stride, may_pack=may_pack)
+        return biased(y, self.bias[...])
 
 
 class LayerNorm(nnx.Module):

@@ -14,6 +14,7 @@ from flax import nnx
 
 from vits_jax.config import AudioConfig, Config, ModelConfig
 from vits_jax.model.discriminator import MultiPeriodDiscriminator
+from vits_jax.model.layers import WeightNorm
 from vits_jax.model.parameters import Parameters, flatten
 from vits_jax.model.synthesizer import Synthesizer
 
@@ -93,6 +94,21 @@ def structure(model: ModelConfig, audio: AudioConfig) -> Structure:
 def abstract_networks(config: Config) -> Networks:
     """The networks' structure, to ``bind`` parameters to; it may not be changed."""
     return structure(config.model, config.audio).networks
+
+
+@functools.lru_cache(maxsize=16)
+def _folded(model: ModelConfig, audio: AudioConfig) -> Networks:
+    networks = nnx.clone(structure(model, audio).networks)
+    for network in networks:
+        for _, module in nnx.iter_graph(network):
+            if isinstance(module, WeightNorm):
+                module.fold()
+    return networks
+
+
+def folded_networks(config: Config) -> Networks:
+    """As `abstract_networks`, for parameters whose weights are computed (`weight_norm.fold`)."""
+    return _folded(config.model, config.audio)
 
 
 def parameter_shapes(config: Config) -> Mapping[str, Mapping[str, tuple[int, ...]]]:

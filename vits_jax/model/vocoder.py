@@ -84,7 +84,7 @@ class Generator(nnx.Module):
         x = ended(x, mask)
         per_stage = len(self.resblocks) // len(self.ups)
         for i, up in enumerate(self.ups):
-            x = up(leaky_relu(x))
+            x = up(leaky_relu(x), may_pack=mask is None)
             if mask is not None:
                 mask = jnp.repeat(mask, x.shape[1] // mask.shape[1], axis=1)
             x = ended(x, mask)
@@ -92,4 +92,4 @@ class Generator(nnx.Module):
             x = total(block(x, mask) for block in blocks) / per_stage
         x = leaky_relu(x, 0.01)  # PyTorch's default here, not the 0.1 of the other layers
         # A sample has no fewer bits than a recording's.
-        return jnp.tanh(self.conv_post(at_least_float32(x)))[:, :, 0]
+        return jnp.tanh(self.conv_post(at_least_float32(x))).reshape(x.shape[0], -1)

@@ -90,7 +90,7 @@ def generator_loss(generated: list[Features], n: Rows) -> jax.Array:
 def feature_loss(real: list[Features], generated: list[Features], n: Rows) -> jax.Array:
     """L1 distance of all feature maps, decisions included (HiFi-GAN, eq. 4), ``[]``."""
     return total(
-        row_mean(jnp.abs(at_least_float32(r) - at_least_float32(g)), n)
+        row_mean(jnp.abs(r - g), n)  # maps of bfloat16 are read as they are, and summed in float32
         for maps in zip(real, generated)
         for r, g in zip(*maps)
     )

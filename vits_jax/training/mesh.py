@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vits_jax.errors import UserError
+
+BY_OUTPUT = {"tpu"}  # platforms on which the last dimension of a weight is its output's channels
+LANES = 128  # numbers of the last dimension that a TPU keeps together
 
 
 def make_mesh(devices: int | str = "auto", accelerator: str = "auto") -> Mesh:
@@ -44,6 +49,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_row(mesh: Mesh) -> NamedSharding:
     """The first dimension spread over the devices."""
     return NamedSharding(mesh, P("data"))
+
+
+def formats(state: Any, mesh: Mesh) -> Any:
+    """How each array of a state (or of its parameters) lies on the devices, a copy on each.
+
+    A tree as the state, or one answer for all of it, as JAX takes for shardings.
+
+    On a TPU the weights of convolutions lie as their gradients come out, the taps outermost
+    and the output channels innermost. As the compiler would have them by itself, AdamW copies
+    each weight and both its moments there and back (docs/performance.md).
+    """
+    whole = replicated(mesh)
+    if mesh.devices.flat[0].platform not in BY_OUTPUT:
+        return whole
+
+    def of(array: Any) -> NamedSharding | Format:
+        dimensions = array.ndim
+        fills_lanes = dimensions >= 3 and array.shape[0] % LANES == 0
+        by_output = Layout(major_to_minor=tuple(reversed(range(dimensions))))
+        return Format(by_output, whole) if fills_lanes else whole
+
+    return jax.tree.map(of, state)
 
 
 def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -23,6 +23,7 @@ from vits_jax.model.parameters import Parameters, bind
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import Randomness
 from vits_jax.model.synthesizer import cut
+from vits_jax.model.weight_norm import fold
 from vits_jax.training import losses
 from vits_jax.training.losses import Rows
 
@@ -35,7 +36,7 @@ class Objective(NamedTuple):
 
     Attributes:
         config: sizes and weights of the losses.
-        networks: the modules, to bind parameters to.
+        networks: the modules, to bind folded parameters to (`folded_networks`).
         precision: the types to compute with.
     """
 
@@ -54,7 +55,7 @@ class Objective(NamedTuple):
             rows: their weights, and what the whole batch holds.
             random: noise, segments and dropout.
         """
-        weights = self.config.optimizer
+        weights, compute = self.config.optimizer, self.precision.compute
 
         def generator(parameters: Parameters) -> tuple[tuple[jax.Array, jax.Array], _Generated]:
             g = self._generate(parameters, batch, rows, random)
@@ -62,12 +63,11 @@ class Objective(NamedTuple):
 
         (own, audio), pull_back_generator, g = jax.vjp(generator, params[GENERATOR], has_aux=True)
 
-        def heard(audio: jax.Array) -> jax.Array:
-            return audio.astype(self.precision.compute)
-
         def discriminator(parameters: Parameters) -> tuple[jax.Array, tuple[list[Features], ...]]:
-            judges = bind(self.networks.discriminator, parameters)
-            features, saved = judges.forward(heard(g.real), lax.stop_gradient(heard(audio)))
+            judges = bind(self.networks.discriminator, fold(parameters, compute))
+            features, saved = judges.forward(
+                g.real.astype(compute), lax.stop_gradient(audio).astype(compute)
+            )
             real, generated = _halves(features)
             with jax.named_scope("discriminator_loss"):
                 disc = losses.discriminator_loss(real, generated, rows)
@@ -79,8 +79,8 @@ class Objective(NamedTuple):
         (adversarial, terms), to_features = jax.value_and_grad(_adversarial, has_aux=True)(
             generated, real, rows, weights
         )
-        judges = bind(self.networks.discriminator, params[DISCRIMINATOR])
-        to_audio = judges.pull_back(saved, generated, to_features, heard(audio))
+        judges = bind(self.networks.discriminator, fold(params[DISCRIMINATOR], compute))
+        to_audio = judges.pull_back(saved, generated, to_features, audio.astype(compute))
         (grads_g,) = pull_back_generator((jnp.ones_like(own), to_audio.astype(audio.dtype)))
         grads = {GENERATOR: grads_g, DISCRIMINATOR: grads_d}
         return grads, _metrics(own + adversarial, g, terms, disc)
@@ -89,10 +89,10 @@ class Objective(NamedTuple):
         self, params: dict[str, Parameters], batch: Batch, rows: Rows, random: Randomness
     ) -> Metrics:
         """The same losses without gradients; arguments as of `gradients`."""
-        weights = self.config.optimizer
+        weights, compute = self.config.optimizer, self.precision.compute
         g = self._generate(params[GENERATOR], batch, rows, random)
-        judges = bind(self.networks.discriminator, params[DISCRIMINATOR])
-        both = jnp.concatenate([g.real, g.audio]).astype(self.precision.compute)
+        judges = bind(self.networks.discriminator, fold(params[DISCRIMINATOR], compute))
+        both = jnp.concatenate([g.real, g.audio]).astype(compute)
         real, generated = _halves(judges(both))
         disc = losses.discriminator_loss(real, generated, rows)
         adversarial, terms = _adversarial(generated, real, rows, weights)
@@ -106,7 +106,7 @@ class Objective(NamedTuple):
         with jax.named_scope("spectrogram"):
             audio = dequantise(batch["audio"], self.precision.params)
             spec = spectrogram(audio, batch["audio_lengths"], audio_config)
-        output = bind(self.networks.generator, params)(
+        output = bind(self.networks.generator, fold(params, self.precision.compute))(
             batch["phoneme_ids"],
             batch["phoneme_lengths"],
             spec,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-import optax
+from jax import lax
 
 from vits_jax.model.parameters import Parameters
 from vits_jax.state import OptimizerState
@@ -34,14 +36,69 @@ def update(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
+    apply: jax.Array,
 ) -> tuple[Parameters, OptimizerState]:
-    """One step. Every tensor decays, biases and norms too, as in Piper."""
-    adam = optax.scale_by_adam(*betas, eps=eps)
-    moments = optax.ScaleByAdamState(**state)
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the int32 count
-        directions, moments = adam.update(gradients, moments)
+    """One step, or none. Every tensor decays, biases and norms too, as in Piper.
 
-    def step(p: jax.Array, direction: jax.Array) -> jax.Array:
-        return p - learning_rate.astype(p.dtype) * (direction + weight_decay * p)
+    Args:
+        parameters: of one network, ``{name: array}``.
+        gradients: to them.
+        state: their moments and ``count``, as `optax.scale_by_adam` keeps them.
+        learning_rate: ``[]``.
+        betas, eps, weight_decay: AdamW's.
+        apply: bool ``[]``; where it is false, gradients are not looked at and nothing changes.
+    """
+    dtype = next(iter(parameters.values())).dtype
+    count = state["count"] + apply.astype(state["count"].dtype)
+    scalars = _scalars(count.astype(dtype), learning_rate.astype(dtype), betas, weight_decay, apply)
+    new: dict[str, Parameters] = {"params": {}, "mu": {}, "nu": {}}
+    for name, p in parameters.items():
+        # As no step, a gradient that is not finite must not even be multiplied by zero.
+        g = jnp.where(scalars.apply > 0, gradients[name], 0)
+        mu = scalars.keep_mu * state["mu"][name] + scalars.take_mu * g
+        nu = scalars.keep_nu * state["nu"][name] + scalars.take_nu * (g * g)
+        direction = mu / (jnp.sqrt(nu) * scalars.scale_nu + eps)
+        new["params"][name] = p - (scalars.rate * direction + scalars.decay * p)
+        new["mu"][name], new["nu"][name] = mu, nu
+    return new["params"], {"count": count, "mu": new["mu"], "nu": new["nu"]}
 
-    return jax.tree.map(step, parameters, directions), moments._asdict()
+
+class _Scalars(NamedTuple):
+    """Of one step, each ``[]``, the same for all tensors."""
+
+    apply: jax.Array  # 1, or 0 of a step that is none
+    keep_mu: jax.Array
+    take_mu: jax.Array
+    keep_nu: jax.Array
+    take_nu: jax.Array
+    scale_nu: jax.Array  # undoes that the root of the second moment began at zero
+    rate: jax.Array  # undoes the same of the first moment
+    decay: jax.Array
+
+
+def _scalars(
+    count: jax.Array,
+    learning_rate: jax.Array,
+    betas: tuple[float, float],
+    weight_decay: float,
+    apply: jax.Array,
+) -> _Scalars:
+    """Those of step `count`; if it is not to be applied, such that no number changes."""
+
+    def of(step: jax.Array | float, none: float) -> jax.Array:
+        return jnp.where(apply, step, none).astype(count.dtype)
+
+    b1, b2 = betas
+    values = (
+        of(1.0, 0.0),
+        of(b1, 1.0),
+        of(1 - b1, 0.0),
+        of(b2, 1.0),
+        of(1 - b2, 0.0),
+        of(lax.rsqrt(1 - b2**count), 1.0),
+        of(learning_rate / (1 - b1**count), 0.0),
+        of(learning_rate * weight_decay, 0.0),
+    )
+    # Behind a barrier, or XLA computes them again for each of the tensors; and on a GPU it would
+    # then not join the updates of several tensors to one kernel (docs/performance.md).
+    return _Scalars(*lax.optimization_barrier(jnp.stack(values)))

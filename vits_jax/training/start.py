@@ -24,7 +24,7 @@ from vits_jax.data.batching.planning import Planner
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.state import Position, TrainState, abstract_state, create_state
-from vits_jax.training.mesh import replicated
+from vits_jax.training.mesh import formats, replicated
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,7 +62,11 @@ class Start:
     decay_from: int = 0
 
     def state(self, config: Config, mesh: Mesh) -> TrainState:
-        """Fresh, or from the checkpoint; a copy on every device."""
+        """Fresh, or from the checkpoint; a copy on every device (`mesh.formats`)."""
+        state = self._state(config, mesh)
+        return jax.device_put(state, formats(state, mesh))
+
+    def _state(self, config: Config, mesh: Mesh) -> TrainState:
         fresh = functools.partial(create_state, config)
         if self.source is None or self.transfer is not None:
             platform = mesh.devices.flat[0].platform

@@ -14,21 +14,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vits_jax.compilation import jit, outlined
 from vits_jax.config import Config
-from vits_jax.model.convolution import forms_for
-from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, abstract_networks
+from vits_jax.model.forms import forms_for
+from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, folded_networks
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.precision import POLICIES, Precision, chosen
 from vits_jax.model.randomness import RowRandomness, row_keys
-from vits_jax.state import OptimizerState, TrainState
+from vits_jax.state import TrainState, abstract_state
 from vits_jax.training import optimizer
+from vits_jax.training.gradients import summed
 from vits_jax.training.losses import Rows, count_rows
+from vits_jax.training.mesh import formats, replicated
 from vits_jax.training.objective import Batch, Metrics, Objective
 
 Rates = dict[str, jax.Array]
@@ -67,13 +68,16 @@ def make_train_step(
     """
     platform = mesh.devices.flat[0].platform
     precision = precision or POLICIES[chosen(config.run.precision, platform)]
-    objective = Objective(config, abstract_networks(config), precision)
+    objective = Objective(config, folded_networks(config), precision)
 
     def step(state: TrainState, batch: Batch, rates: Rates) -> tuple[TrainState, Metrics]:
         with precision.products(), forms_for(platform):
             return _train_step(objective, state, batch, rates, platform)
 
-    return _over_rows(step, mesh, (P(), P(_AXIS), P()), donate_argnums=0)
+    held = formats(abstract_state(config), mesh)
+    return _over_rows(
+        step, mesh, (P(), P(_AXIS), P()), held, (held, replicated(mesh)), donate_argnums=0
+    )
 
 
 def make_eval_step(
@@ -86,13 +90,14 @@ def make_eval_step(
     """
     platform = mesh.devices.flat[0].platform
     precision = precision or POLICIES[chosen(config.run.precision, platform)]
-    objective = Objective(config, abstract_networks(config), precision)
+    objective = Objective(config, folded_networks(config), precision)
 
     def evaluate(params: dict[str, Parameters], batch: Batch, first_row: jax.Array) -> Metrics:
         with precision.products(), forms_for(platform):
             return _eval_step(objective, params, batch, first_row, platform)
 
-    return _over_rows(evaluate, mesh, (P(), P(_AXIS), P()))
+    held = formats(abstract_state(config).params, mesh)
+    return _over_rows(evaluate, mesh, (P(), P(_AXIS), P()), held, replicated(mesh))
 
 
 def all_finite(metrics: Metrics) -> jax.Array:
@@ -112,23 +117,31 @@ def _train_step(
         return objective.gradients(state.params, part.batch, part.rows(rows), random)
 
     whole = _Part(batch, rows.weight, _keys(config, state.step, batch))
-    sums = _over_parts(gradients, whole, config.data.accumulate_grad_batches, platform)
-    grads, metrics = lax.psum(sums, _AXIS)
+    grads, metrics = _over_parts(gradients, whole, config.data.accumulate_grad_batches, platform)
+    metrics = lax.psum(metrics, _AXIS)
     for network, name in ((GENERATOR, "grad_norm_g"), (DISCRIMINATOR, "grad_norm_d")):
-        metrics[name] = norm = outlined(optax.tree.norm, platform)(grads[network])
+        reduce = outlined(functools.partial(summed, axis=_AXIS, platform=platform), platform)
+        grads[network], metrics[name] = reduce(grads[network])
         if most := config.optimizer.gradient_clip_val:
             algorithm = config.optimizer.gradient_clip_algorithm
-            grads[network] = optimizer.clip(grads[network], norm, most, algorithm)
+            grads[network] = optimizer.clip(grads[network], metrics[name], most, algorithm)
     finite = all_finite(metrics)
+    o = config.optimizer
     params, optimizers = {}, {}
     for network, rate, betas in (
-        (GENERATOR, rates["learning_rate"], config.optimizer.betas),
-        (DISCRIMINATOR, rates["learning_rate_d"], config.optimizer.betas_d),
+        (GENERATOR, rates["learning_rate"], o.betas),
+        (DISCRIMINATOR, rates["learning_rate_d"], o.betas_d),
     ):
-        update = outlined(functools.partial(_update, config, betas), platform)
+        update = functools.partial(
+            optimizer.update, betas=betas, eps=o.eps, weight_decay=o.weight_decay
+        )
         with jax.named_scope(f"optimizer_{network}"):
-            params[network], optimizers[network] = update(
-                state.params[network], grads[network], state.optimizer[network], rate, finite
+            params[network], optimizers[network] = outlined(update, platform)(
+                state.params[network],
+                grads[network],
+                state.optimizer[network],
+                learning_rate=rate,
+                apply=finite,
             )
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
     return state.replace(step=state.step + 1, params=params, optimizer=optimizers), metrics
@@ -152,30 +165,6 @@ def _over_parts(of: Callable[[_Part], Any], whole: _Part, parts: int, platform: 
     # XLA:CPU runs convolutions inside a loop forty times slower (docs/log.md).
     sums, _ = lax.scan(add, zeros, split, unroll=platform == "cpu")
     return sums
-
-
-def _update(
-    config: Config,
-    betas: tuple[float, float],
-    params: Parameters,
-    grads: Parameters,
-    state: OptimizerState,
-    rate: jax.Array,
-    finite: jax.Array,
-) -> tuple[Parameters, OptimizerState]:
-    """One network's AdamW step, or none where a number of the step is not finite."""
-    o = config.optimizer
-    before = (params, state)
-    after = optimizer.update(
-        params,
-        grads,
-        state,
-        learning_rate=rate,
-        betas=betas,
-        eps=o.eps,
-        weight_decay=o.weight_decay,
-    )
-    return jax.tree.map(lambda old, new: jnp.where(finite, new, old), before, after)
 
 
 def _eval_step(
@@ -209,15 +198,21 @@ def _keys(
 
 
 def _over_rows(
-    function: Callable[..., Any], mesh: Mesh, specs: tuple[P, ...], **options: Any
+    function: Callable[..., Any],
+    mesh: Mesh,
+    specs: tuple[P, ...],
+    held: Any,
+    out: Any,
+    **options: Any,
 ) -> jax.stages.Wrapped:
+    """Each device on its rows, jitted; `held` and `out` say how first argument and result lie."""
     # check_vma would insert the gradients' sums by itself, once per tensor where it is used;
     # one explicit psum at the end is what the compiler combines best.
     sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
     return jit(
         sharded,
         mesh.devices.flat[0].platform,
-        in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),
-        out_shardings=NamedSharding(mesh, P()),
+        in_shardings=(held, *(NamedSharding(mesh, spec) for spec in specs[1:])),
+        out_shardings=out,
         **options,
     )

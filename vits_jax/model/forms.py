@@ -1,0 +1,98 @@
+"""The same computation is written in the form that a platform runs best.
+
+What "best" rests on: docs/performance.md. The forms differ by rounding at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How what can be written in several ways is written.
+
+    Attributes:
+        windows: grouped convolutions as windows side by side and one matmul for each group,
+            not as the operation itself.
+        folded: dilated convolutions over a signal whose every ``dilation``-th sample is a row
+            of its own. The operation itself has, for the gradient to its weight, a convolution
+            whose window is as long as the signal.
+        loops: layers that are alike as one loop over their stacked parameters, compiled once.
+            XLA:CPU runs convolutions inside a loop forty times slower, and a TPU moves more
+            bytes for what loops hand on (docs/log.md).
+        recomputed: gates are computed again for the backward pass, not read.
+        matrix_fft: Fourier transforms as products with a matrix: XLA's own on a TPU goes over
+            its signal some forty times.
+        lanes: signals of fewer channels are packed up to so many (`packed`); 0: none are.
+        stacked: weights of up to so many numbers are normalised together with all of their
+            shape (`weight_norm.fold`).
+    """
+
+    windows: bool
+    folded: bool
+    loops: bool
+    recomputed: bool
+    matrix_fft: bool
+    lanes: int
+    stacked: int
+
+
+FORMS = {
+    "cpu": Forms(
+        windows=True,
+        folded=False,
+        loops=False,
+        recomputed=False,
+        matrix_fft=False,
+        lanes=0,
+        stacked=0,
+    ),
+    "gpu": Forms(
+        windows=False,
+        folded=True,
+        loops=True,
+        recomputed=True,
+        matrix_fft=False,
+        lanes=0,
+        stacked=1 << 19,
+    ),
+    "tpu": Forms(
+        windows=False,
+        folded=False,
+        loops=False,
+        recomputed=False,
+        matrix_fft=True,
+        lanes=128,
+        stacked=1 << 19,
+    ),
+}
+_forms: ContextVar[Forms] = ContextVar("forms", default=FORMS["cpu"])
+
+
+def forms_for(platform: str) -> contextlib.AbstractContextManager[None]:
+    """Around what is traced for ``"cpu"``, ``"gpu"`` or ``"tpu"``."""
+    return _written(FORMS[platform])
+
+
+def without_loops() -> contextlib.AbstractContextManager[None]:
+    """Around what is traced inside a loop: a loop in a loop would keep everything twice."""
+    return _written(dataclasses.replace(forms(), loops=False))
+
+
+@contextlib.contextmanager
+def _written(new: Forms) -> Iterator[None]:
+    before = _forms.set(new)
+    try:
+        yield
+    finally:
+        _forms.reset(before)
+
+
+def forms() -> Forms:
+    """Those of the platform that is being traced for."""
+    return _forms.get()
