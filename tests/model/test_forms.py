@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from tests.parity.cases import ONE_DEVICE, QUICK_COMPILATION, batch, few_layers, smallest
@@ -28,9 +27,9 @@ FLOAT64 = Precision(jnp.float64, jnp.float64)
 
 @pytest.fixture(scope="module")
 def config() -> Iterator[Config]:
-    """Of every kind of layer as few as make a loop."""
-    with few_layers(3, 2), jax.enable_x64(True):
-        yield smallest().replaced({"n_layers": 2})
+    """Of every kind of layer one or two."""
+    with few_layers(2, 1), jax.enable_x64(True):
+        yield smallest()
 
 
 @pytest.fixture(scope="module")
@@ -86,35 +85,6 @@ def test_a_platforms_forms_are_the_processors(
         scale = 1.0 if "conv_k.bias" in str(path) else np.abs(other).max()
         assert scale > 0, path
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * scale, err_msg=str(path))
-
-
-def test_where_layers_are_a_loop(lowered: dict[str, Any]) -> None:
-    """On a GPU: text encoder, WN of the posterior, couplings, splines; forward and backward."""
-    loops = {name: it.as_text().count("stablehlo.while") for name, it in lowered.items()}
-    assert loops["gpu"] >= loops["cpu"] + 2 * 4
-    assert loops["tpu"] == loops["cpu"]
-
-
-def test_another_layer_is_no_more_to_compile() -> None:
-    """What repeats is compiled once: as many convolutions whatever the number of layers."""
-
-    def convolutions(layers: int) -> int:
-        with few_layers(layers, 2), forms_for("gpu"):
-            config = smallest()
-            generator = folded_networks(config).generator
-            graph, state = nnx.split(generator.enc_q)
-            spec = jax.ShapeDtypeStruct((2, 32, config.audio.spec_channels), jnp.float32)
-            lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
-
-            def loss(state: Any, spec: Any, lengths: Any) -> jax.Array:
-                keys = row_keys(0, 0, jnp.arange(2, dtype=jnp.int32))
-                random = RowRandomness(keys, dropout=True)
-                return jnp.sum(nnx.merge(graph, state)(spec, lengths, None, random)[0])
-
-            text = jax.jit(jax.grad(loss)).lower(state, spec, lengths).as_text()
-        return text.count("stablehlo.convolution")
-
-    assert convolutions(3) == convolutions(6) > 0
 
 
 def test_forms_are_those_of_the_platform_that_is_traced_for() -> None:

@@ -8,7 +8,6 @@ in which the other asks.
 from __future__ import annotations
 
 import contextlib
-import copy
 import zlib
 from collections.abc import Iterator
 from unittest import mock
@@ -18,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from torch import nn
-
-from vits_jax.model.repeated import Index
 
 
 def _rng(name: str) -> np.random.Generator:
@@ -48,13 +45,6 @@ class Injected:
     def __init__(self, rows: int, *, dropout: bool = False):
         self.rows, self.use_dropout = rows, dropout
         self.dropped: list[str] = []
-        self.number = 0
-
-    def numbered(self, index: Index, count: int) -> Injected:
-        assert isinstance(index, int), "a loop cannot ask for these"
-        other = copy.copy(self)
-        other.number = index
-        return other
 
     def normal(self, name: str, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         return jnp.asarray(noise(name, self.rows, shape), dtype)
@@ -65,7 +55,6 @@ class Injected:
     def dropout(self, name: str, x: jax.Array, rate: float) -> jax.Array:
         if not self.use_dropout or rate == 0.0:
             return x
-        name = name.format(self.number)
         self.dropped.append(name)
         return x * jnp.asarray(keep(name, x.shape, rate), x.dtype)
 

@@ -17,7 +17,6 @@ from vits_jax.config import ModelConfig
 from vits_jax.model.arithmetic import at_least_float32
 from vits_jax.model.layers import Conv1d, LayerNorm, zeros
 from vits_jax.model.randomness import Randomness
-from vits_jax.model.repeated import Index, repeat
 from vits_jax.model.spline import rational_quadratic_spline
 
 P_DROPOUT = 0.5
@@ -115,13 +114,11 @@ def _through(
 ) -> tuple[jax.Array, jax.Array]:
     """``z [B, P, 2]`` through all flows, and the log-determinant ``[B]``."""
 
-    def spline(
-        flow: ConvFlow, so_far: tuple[jax.Array, jax.Array], i: Index
-    ) -> tuple[jax.Array, jax.Array]:
-        z, log_det = flow(so_far[0], mask, condition, random)
-        return jnp.flip(z, axis=2), so_far[1] + log_det
-
-    return repeat(list(flows[1::2]), flows[0](z, mask), spline)
+    z, total = flows[0](z, mask)
+    for flow in flows[1::2]:
+        z, log_det = flow(z, mask, condition, random)
+        z, total = jnp.flip(z, axis=2), total + log_det
+    return z, total
 
 
 class StochasticDurationPredictor(nnx.Module):

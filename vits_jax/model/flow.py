@@ -8,7 +8,6 @@ from flax import nnx
 
 from vits_jax.config import ModelConfig
 from vits_jax.model.layers import Conv1d
-from vits_jax.model.repeated import Index, repeat
 from vits_jax.model.wavenet import WN
 
 N_FLOWS = 4
@@ -50,11 +49,10 @@ class ResidualCouplingBlock(nnx.Module):
     ) -> jax.Array:
         """``x [B, F, C]``, ``mask [B, F, 1]``, ``g [B, 1, G]`` to ``[B, F, C]``."""
         couplings = [flow for flow in self.flows if isinstance(flow, ResidualCouplingLayer)]
-
-        def forwards(coupling: ResidualCouplingLayer, x: jax.Array, i: Index) -> jax.Array:
-            return jnp.flip(coupling(x, mask, g, reverse=False), axis=2)
-
-        def backwards(coupling: ResidualCouplingLayer, x: jax.Array, i: Index) -> jax.Array:
-            return coupling(jnp.flip(x, axis=2), mask, g, reverse=True)
-
-        return repeat(couplings[::-1], x, backwards) if reverse else repeat(couplings, x, forwards)
+        if reverse:
+            for coupling in couplings[::-1]:
+                x = coupling(jnp.flip(x, axis=2), mask, g, reverse=True)
+        else:
+            for coupling in couplings:
+                x = jnp.flip(coupling(x, mask, g, reverse=False), axis=2)
+        return x

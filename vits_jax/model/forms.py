@@ -6,7 +6,6 @@ What "best" rests on: docs/performance.md. The forms differ by rounding at most.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,10 +21,6 @@ class Forms:
         folded: dilated convolutions over a signal whose every ``dilation``-th sample is a row
             of its own. The operation itself has, for the gradient to its weight, a convolution
             whose window is as long as the signal.
-        loops: layers that are alike as one loop over their stacked parameters, compiled once.
-            XLA:CPU runs convolutions inside a loop forty times slower, and a TPU moves more
-            bytes for what loops hand on (docs/log.md).
-        recomputed: gates are computed again for the backward pass, not read.
         matrix_fft: Fourier transforms as products with a matrix: XLA's own on a TPU goes over
             its signal some forty times.
         lanes: signals of fewer channels are packed up to so many (`packed`); 0: none are.
@@ -35,8 +30,6 @@ class Forms:
 
     windows: bool
     folded: bool
-    loops: bool
-    recomputed: bool
     matrix_fft: bool
     lanes: int
     stacked: int
@@ -46,8 +39,6 @@ FORMS = {
     "cpu": Forms(
         windows=True,
         folded=False,
-        loops=False,
-        recomputed=False,
         matrix_fft=False,
         lanes=0,
         stacked=0,
@@ -55,8 +46,6 @@ FORMS = {
     "gpu": Forms(
         windows=False,
         folded=True,
-        loops=True,
-        recomputed=True,
         matrix_fft=False,
         lanes=0,
         stacked=1 << 19,
@@ -64,8 +53,6 @@ FORMS = {
     "tpu": Forms(
         windows=False,
         folded=False,
-        loops=False,
-        recomputed=False,
         matrix_fft=True,
         lanes=128,
         stacked=1 << 19,
@@ -74,19 +61,10 @@ FORMS = {
 _forms: ContextVar[Forms] = ContextVar("forms", default=FORMS["cpu"])
 
 
-def forms_for(platform: str) -> contextlib.AbstractContextManager[None]:
-    """Around what is traced for ``"cpu"``, ``"gpu"`` or ``"tpu"``."""
-    return _written(FORMS[platform])
-
-
-def without_loops() -> contextlib.AbstractContextManager[None]:
-    """Around what is traced inside a loop: a loop in a loop would keep everything twice."""
-    return _written(dataclasses.replace(forms(), loops=False))
-
-
 @contextlib.contextmanager
-def _written(new: Forms) -> Iterator[None]:
-    before = _forms.set(new)
+def forms_for(platform: str) -> Iterator[None]:
+    """Around what is traced for ``"cpu"``, ``"gpu"`` or ``"tpu"``."""
+    before = _forms.set(FORMS[platform])
     try:
         yield
     finally:

@@ -42,8 +42,12 @@ def leaky_relu(x: jax.Array, slope: float = LEAKY_SLOPE) -> jax.Array:
 
 
 def biased(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """``y [B, T, C]`` and ``bias [C]``; of a packed signal, for each of its samples."""
-    return y + jnp.tile(bias.astype(y.dtype), y.shape[2] // bias.shape[0])
+    """``y [B, T, C]`` and ``bias [C]``; of a packed signal, for each of its samples.
+
+    Added in the bias's precision, so that its gradient is summed in it.
+    """
+    tiled = jnp.tile(bias, y.shape[2] // bias.shape[0])
+    return (y.astype(jnp.promote_types(y.dtype, bias.dtype)) + tiled).astype(y.dtype)
 
 
 class Conv1d(nnx.Module):

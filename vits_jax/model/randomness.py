@@ -14,8 +14,6 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from vits_jax.model.repeated import Index
-
 
 class Randomness(Protocol):
     """What the model asks for; names are Piper's module paths."""
@@ -32,28 +30,16 @@ class Randomness(Protocol):
         """``x [B, ...]`` with a share ``rate`` set to zero and the rest scaled up."""
         ...
 
-    def numbered(self, index: Index, count: int) -> Randomness:
-        """The same, with ``{}`` in names standing for `index`, of ``range(count)``."""
-        ...
-
 
 class RowRandomness:
     """Random numbers that depend on each row's own key and the name asked for."""
 
-    def __init__(self, row_keys: jax.Array, *, dropout: bool, number: tuple[Index, int] = (0, 1)):
+    def __init__(self, row_keys: jax.Array, *, dropout: bool):
         self.row_keys = row_keys  # [B] typed keys
         self.use_dropout = dropout
-        self.number = number
-
-    def numbered(self, index: Index, count: int) -> RowRandomness:
-        return RowRandomness(self.row_keys, dropout=self.use_dropout, number=(index, count))
 
     def _keys(self, name: str) -> jax.Array:
-        index, count = self.number
-        if isinstance(index, int):
-            stream = _stream(name.format(index))
-        else:  # inside a loop
-            stream = jnp.stack([_stream(name.format(i)) for i in range(count)])[index]
+        stream = jnp.uint32(zlib.crc32(name.encode()))  # stable between processes, unlike hash()
         return jax.vmap(jax.random.fold_in, (0, None))(self.row_keys, stream)
 
     def normal(self, name: str, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -68,10 +54,6 @@ class RowRandomness:
         shape = x.shape[1:]
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(self._keys(name))
         return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def _stream(name: str) -> jax.Array:
-    return jnp.uint32(zlib.crc32(name.encode()))  # stable between processes, unlike hash()
 
 
 def row_keys(seed: int | jax.Array, step: int | jax.Array, rows: jax.Array) -> jax.Array:

@@ -7,7 +7,6 @@ the heads, added to scores and to values; layer norm after each residual (VITS, 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from vits_jax.config import ModelConfig
 from vits_jax.model.arithmetic import at_least_float32
 from vits_jax.model.layers import Conv1d, Embedding, LayerNorm, length_mask, normal
 from vits_jax.model.randomness import Randomness
-from vits_jax.model.repeated import Index, repeat
 
 WINDOW = 4
 
@@ -67,19 +65,14 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array, random: Randomness, name: str) -> jax.Array:
         """``x [B, T, H]``, ``mask [B, T, 1]`` to ``[B, T, H]``."""
-        layers = list(
-            zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2)
-        )
-
-        def block(layer: Any, x: jax.Array, i: Index) -> jax.Array:
-            attention, norm_1, feed_forward, norm_2 = layer
-            own = random.numbered(i, len(layers))
-            y = attention(x, mask, own, f"{name}.attn_layers.{{}}")
-            x = norm_1(x + own.dropout(f"{name}.drop.{{}}.0", y, self.p_dropout))
-            y = feed_forward(x, mask, own, f"{name}.ffn_layers.{{}}")
-            return norm_2(x + own.dropout(f"{name}.drop.{{}}.1", y, self.p_dropout))
-
-        return repeat(layers, x * mask, block) * mask
+        x = x * mask
+        layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2)
+        for i, (attention, norm_1, feed_forward, norm_2) in enumerate(layers):
+            y = attention(x, mask, random, f"{name}.attn_layers.{i}")
+            x = norm_1(x + random.dropout(f"{name}.drop.{i}.0", y, self.p_dropout))
+            y = feed_forward(x, mask, random, f"{name}.ffn_layers.{i}")
+            x = norm_2(x + random.dropout(f"{name}.drop.{i}.1", y, self.p_dropout))
+        return x * mask
 
 
 class MultiHeadAttention(nnx.Module):

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vits_jax.model.forms import forms
 from vits_jax.model.layers import WeightNormConv1d
-from vits_jax.model.repeated import Index, repeat
 
 
 class WN(nnx.Module):
@@ -35,30 +33,20 @@ class WN(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, g: jax.Array | None) -> jax.Array:
         """``x [B, T, H]``, ``mask [B, T, 1]``, ``g [B, 1, G]`` to ``[B, T, H]``."""
         n_layers = len(self.in_layers)
-        conditions = None  # [n_layers, B, 1, 2H]
+        conditions: list[jax.Array | None] = [None] * n_layers
         if g is not None and self.cond_layer is not None:
-            conditions = jnp.stack(jnp.split(self.cond_layer(g), n_layers, axis=2))
-
-        def gated(in_layer: WeightNormConv1d, x: jax.Array, i: Index) -> jax.Array:
-            y = in_layer(x)
-            y = y if conditions is None else y + conditions[i]
-            return jax.checkpoint(_gate)(y) if forms().recomputed else _gate(y)
-
-        def block(
-            layers: tuple[WeightNormConv1d, WeightNormConv1d],
-            xs: tuple[jax.Array, jax.Array],
-            i: Index,
-        ) -> tuple[jax.Array, jax.Array]:
-            (in_layer, res_skip_layer), (x, skips) = layers, xs
-            y = res_skip_layer(gated(in_layer, x, i))
-            return (x + y[:, :, : self.hidden]) * mask, skips + y[:, :, self.hidden :]
-
-        *layers, last = zip(self.in_layers, self.res_skip_layers)
-        x, skips = repeat(layers, (x, jnp.zeros_like(x)), block)
-        return (skips + last[1](gated(last[0], x, n_layers - 1))) * mask
-
-
-def _gate(y: jax.Array) -> jax.Array:
-    """``[B, T, 2H]`` to ``[B, T, H]``."""
-    a, b = jnp.split(y, 2, axis=2)
-    return jnp.tanh(a) * jax.nn.sigmoid(b)
+            conditions = list(jnp.split(self.cond_layer(g), n_layers, axis=2))
+        skips = jnp.zeros_like(x)
+        # Unrolled: in a `lax.scan` XLA:CPU runs the convolutions forty times slower (docs/log.md).
+        for i in range(n_layers):
+            y = self.in_layers[i](x)
+            condition = conditions[i]
+            if condition is not None:
+                y = y + condition
+            y = jnp.tanh(y[:, :, : self.hidden]) * jax.nn.sigmoid(y[:, :, self.hidden :])
+            y = self.res_skip_layers[i](y)
+            if i < n_layers - 1:
+                x = (x + y[:, :, : self.hidden]) * mask
+                y = y[:, :, self.hidden :]
+            skips = skips + y
+        return skips * mask

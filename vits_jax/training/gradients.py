@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,12 @@ from jax import lax
 from vits_jax.model.arithmetic import total
 from vits_jax.model.parameters import Parameters
 
-JOINED = {"cpu": 0, "gpu": sys.maxsize, "tpu": 10_000}
+JOINED = {"cpu": 0, "gpu": 1_000_000, "tpu": 10_000}
 """Tensors of up to so many numbers are joined to one vector, by platform.
 
-On a GPU every tensor less is a kernel less, of the sum and of the norm. On a TPU large tensors
-lie in tiles, from which a vector takes a copy; a processor compiles them slower joined. In
-figures: docs/performance.md.
+On a GPU every tensor less is a kernel less, of the sum and of the norm; the dozen largest ones
+would only be copied. On a TPU large tensors lie in tiles, from which a vector takes a copy; a
+processor compiles them slower joined. In figures: docs/performance.md.
 """
 
 
