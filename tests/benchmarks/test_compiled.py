@@ -211,6 +211,12 @@ def test_every_stage_of_an_accelerators_figures_is_a_command(tmp_path: Path) -> 
             assert flags.command == arguments[1]
 
 
+@pytest.mark.parametrize("sizes", ["8,x", "0", "8,,16", ""])
+def test_batch_sizes_are_numbers(sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["step", "--sweep", sizes]) == 2
+    assert "expected batch sizes, such as 8,16,32" in capsys.readouterr().err
+
+
 def test_figures_go_on_where_they_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,12 +1,14 @@
 """Piper's own training step, for `benchmark.py step --peer`: a process of its own.
 
 Reads the configuration as a line of JSON from standard input, then runs one step for every
-further line and prints the seconds it took. Needs `piper-tts[train]` (the extra ``[test]``).
+further line and prints the seconds it took, or for the line "memory" the most bytes so far.
+Needs `piper-tts[train]` (the extra ``[test]``).
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 import types
@@ -53,6 +55,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     model, audio, sizes = request["model"], request["audio"], request["sizes"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    before = _peak_bytes(device)  # modules are no part of a step
     tf32 = request["precision"] == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True  # as the old trainer sets it
@@ -96,10 +99,20 @@ def main() -> None:
 
     step()
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            print(_peak_bytes(device) - before, flush=True)
+            continue
         start = time.perf_counter()
         step()
         print(time.perf_counter() - start, flush=True)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """What the allocator gave out at most (CUDA), or all of this process (CPU)."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

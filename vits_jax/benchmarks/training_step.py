@@ -45,6 +45,8 @@ def random_batch(config: Config, rows: int, phonemes: int, frames: int) -> dict[
 def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
     """Piper's step in a process of its own; yields a function that runs one and times it.
 
+    Of ``"memory"`` it tells the most bytes so far.
+
     Raises:
         SystemExit: PyTorch or Piper is not installed.
     """
@@ -67,7 +69,7 @@ def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
 
         if ask(json.dumps(request)) != "ready":
             raise SystemExit("the peer did not start: it needs the extra [test] (see above)")
-        yield lambda: float(ask("step"))
+        yield lambda what="step": float(ask(what))
         stdin.close()
 
 
@@ -139,6 +141,7 @@ def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
             seconds.append(ours())
             if theirs is not None:
                 peer_seconds.append(theirs())
+        peer_peak = int(theirs("memory")) if theirs is not None else None
     device = mesh.devices.flat[0]
     stats = device.memory_stats() or {}
     chip = chip_of(device)
@@ -160,6 +163,7 @@ def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         "mfu": ours.flops / median / chip.flops if chip else None,
         # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
         "peak_bytes": stats.get("peak_bytes_in_use", getattr(memory, "peak_memory_in_bytes", None)),
+        "peer_peak_bytes": peer_peak,
         "all_step_seconds": seconds,
         "all_peer_step_seconds": peer_seconds,
     }

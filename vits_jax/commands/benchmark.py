@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vits_jax.benchmarks.tables import table
 from vits_jax.cli import Parser, run
 from vits_jax.config import PRECISIONS, Config
 from vits_jax.presets import preset, preset_names
@@ -52,7 +53,10 @@ def _main(argv: Sequence[str]) -> None:
     benchmark = importlib.import_module(f"vits_jax.benchmarks.{module}").benchmark
     result: dict[str, Any] = benchmark(flags, _config(flags))
     for name, value in result.items():
-        print(f"{name:24s} {value}")
+        if name == "parts":
+            print(f"\n{table(value)}\n")
+        else:
+            print(f"{name:24s} {value}")
     if result.get(f"peer_{measured}"):
         ratio = result[measured] / result[f"peer_{measured}"]
         print(f"{'ratio to the peer':24s} {ratio:.3f}")
@@ -139,7 +143,10 @@ def _parser() -> Parser:
 
 def _sizes(text: str) -> list[int]:
     """``8,16,32``"""
-    return [int(word) for word in text.split(",")]
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected batch sizes, such as 8,16,32")
+    return [int(word) for word in words]
 
 
 class _Benchmark(Parser):

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from vits_jax import device_memory
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.device_memory import LOWER, gigabytes, shown
+from vits_jax.model.precision import chosen
 from vits_jax.presets import preset_path
 
 _LOGGER = logging.getLogger(__name__)
@@ -85,10 +86,13 @@ def announce(config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh)
         shape: share * (predict(preset, shape[0] // parts, *shape[1:]) or 0) for shape in shapes
     }
     largest = max(predicted, key=predicted.__getitem__)
-    too_much = size is not None and predicted[largest] > size
+    # Measured in float32: in fewer bits it is less, by how much is not known before.
+    exact = chosen(config.run.precision, device.platform) == "32"
+    too_much = exact and size is not None and predicted[largest] > size
     _LOGGER.log(
         logging.WARNING if too_much else logging.INFO,
-        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s, %s%s",
-        *(" x ".join(map(str, largest)), gigabytes(predicted[largest]), shown(device)),
+        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s%s, %s%s",
+        *(" x ".join(map(str, largest)), "" if exact else "at most "),
+        *(gigabytes(predicted[largest]), shown(device)),
         f"; where it runs out, {LOWER}" if too_much else "",
     )
