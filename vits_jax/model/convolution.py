@@ -79,7 +79,10 @@ def _depthwise(x: jax.Array, weight: jax.Array, dilation: int, left: int, right:
     k = weight.shape[2]
     x = jnp.pad(x, ((0, 0), (left, right), (0, 0)))
     length = x.shape[1] - (k - 1) * dilation
-    return total(x[:, i * dilation : i * dilation + length] * weight[:, 0, i] for i in range(k))
+    taps = [x[:, i * dilation : i * dilation + length] for i in range(k)]
+    if forms().few_sums:
+        return jnp.sum(jnp.stack(taps) * weight[:, 0].T[:, None, None], axis=0)
+    return total(tap * weight[:, 0, i] for i, tap in enumerate(taps))
 
 
 def _grouped(

@@ -21,6 +21,10 @@ class Forms:
         folded: dilated convolutions over a signal whose every ``dilation``-th sample is a row
             of its own. The operation itself has, for the gradient to its weight, a convolution
             whose window is as long as the signal.
+        few_sums: each row of a batch has its own copy of biases and scales, biases are added in
+            their own precision, depthwise taps are one sum. On a GPU the gradient of a vector,
+            a sum over rows and samples, is two kernels, and a third for another type; so the
+            second is for all vectors at once.
         matrix_fft: Fourier transforms as products with a matrix: XLA's own on a TPU goes over
             its signal some forty times.
         lanes: signals of fewer channels are packed up to so many (`packed`); 0: none are.
@@ -30,6 +34,7 @@ class Forms:
 
     windows: bool
     folded: bool
+    few_sums: bool
     matrix_fft: bool
     lanes: int
     stacked: int
@@ -39,6 +44,7 @@ FORMS = {
     "cpu": Forms(
         windows=True,
         folded=False,
+        few_sums=False,
         matrix_fft=False,
         lanes=0,
         stacked=0,
@@ -46,6 +52,7 @@ FORMS = {
     "gpu": Forms(
         windows=False,
         folded=True,
+        few_sums=True,
         matrix_fft=False,
         lanes=0,
         stacked=1 << 19,
@@ -53,6 +60,7 @@ FORMS = {
     "tpu": Forms(
         windows=False,
         folded=False,
+        few_sums=False,
         matrix_fft=True,
         lanes=128,
         stacked=1 << 19,

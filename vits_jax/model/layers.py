@@ -16,6 +16,7 @@ from jax import lax
 
 from vits_jax.model.arithmetic import at_least_float32
 from vits_jax.model.convolution import conv1d, conv_transpose1d
+from vits_jax.model.forms import forms
 from vits_jax.model.weight_norm import length, weight_norm
 
 LEAKY_SLOPE = 0.1
@@ -42,12 +43,13 @@ def leaky_relu(x: jax.Array, slope: float = LEAKY_SLOPE) -> jax.Array:
 
 
 def biased(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """``y [B, T, C]`` and ``bias [C]``; of a packed signal, for each of its samples.
+    """``y [B, T, C]`` and ``bias [C]`` or ``[B, 1, C]``; of a packed signal, to all its samples.
 
-    Added in the bias's precision, so that its gradient is summed in it.
+    Added in the bias's precision where that is best (`Forms.few_sums`), else in the signal's.
     """
-    tiled = jnp.tile(bias, y.shape[2] // bias.shape[0])
-    return (y.astype(jnp.promote_types(y.dtype, bias.dtype)) + tiled).astype(y.dtype)
+    tiled = jnp.tile(bias, y.shape[2] // bias.shape[-1])
+    dtype = jnp.promote_types(y.dtype, bias.dtype) if forms().few_sums else y.dtype
+    return (y.astype(dtype) + tiled.astype(dtype)).astype(y.dtype)
 
 
 class Conv1d(nnx.Module):

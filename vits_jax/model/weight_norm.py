@@ -27,11 +27,12 @@ def length(v: jax.Array, kept: int = 1) -> jax.Array:
     return jnp.sqrt(jnp.sum(v * v, axis=tuple(range(kept, v.ndim)), keepdims=True))
 
 
-def fold(parameters: Parameters, dtype: DTypeLike) -> Parameters:
+def fold(parameters: Parameters, dtype: DTypeLike, rows: int | None = None) -> Parameters:
     """A network's parameters with the weights computed, those in `dtype`.
 
     Those of one shape are computed together where the platform runs that best
-    (`Forms.stacked`).
+    (`Forms.stacked`). For a batch of so many `rows`, every row has biases and scales of its
+    own, ``[rows, 1, C]``, where that is best (`Forms.few_sums`).
     """
     layers = [name[: -len("_v")] for name in parameters if name.endswith("weight_v")]
     alike: dict[tuple[int, ...], list[str]] = {}
@@ -48,7 +49,19 @@ def fold(parameters: Parameters, dtype: DTypeLike) -> Parameters:
             folded[name[: -len("_v")]] = weights[name[: -len("_v")]]
         elif not name.endswith("weight_g"):
             folded[name] = array
-    return folded
+    return folded if rows is None or not forms().few_sums else _by_row(folded, rows)
+
+
+def _by_row(parameters: Parameters, rows: int) -> Parameters:
+    """All vectors copied together: their gradients are then summed over the rows together."""
+    vectors = [n for n in parameters if n.endswith((".bias", ".gamma", ".beta"))]
+    joined = jnp.concatenate([parameters[name] for name in vectors])
+    copies = jnp.broadcast_to(joined, (rows, 1, joined.size))
+    start, own = 0, {}
+    for name in vectors:
+        end = start + parameters[name].size
+        own[name], start = copies[:, :, start:end], end
+    return {**parameters, **own}
 
 
 def _weights(parameters: Parameters, layers: list[str], dtype: DTypeLike) -> Parameters:

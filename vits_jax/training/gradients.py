@@ -29,11 +29,17 @@ def summed(gradients: Parameters, axis: str, platform: str) -> tuple[Parameters,
         platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``: it decides how, no number.
     """
     sizes = {name: math.prod(g.shape) for name, g in gradients.items()}
-    joined = [name for name, size in sizes.items() if size <= JOINED[platform]]
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, size in sizes.items():
+        if size <= JOINED[platform]:
+            alike.setdefault(gradients[name].shape, []).append(name)
+    joined = [name for names in alike.values() for name in names]
     pieces = {name: g for name, g in gradients.items() if name not in set(joined)}
     if joined:
+        # By shape, as weights are normalised (`weight_norm.fold`): what is joined already stays so.
+        stacks = [jnp.stack([gradients[n] for n in names]) for names in alike.values()]
         # Behind a barrier, or what makes a tensor is computed again where it is joined.
-        vector = jnp.concatenate([gradients[name].reshape(-1) for name in joined])
+        vector = jnp.concatenate([stack.reshape(-1) for stack in stacks])
         pieces[""] = lax.optimization_barrier(vector)
     pieces = lax.psum(pieces, axis)
     norm = jnp.sqrt(total(jnp.sum(piece * piece) for piece in pieces.values()))

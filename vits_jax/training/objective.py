@@ -106,7 +106,8 @@ class Objective(NamedTuple):
         with jax.named_scope("spectrogram"):
             audio = dequantise(batch["audio"], self.precision.params)
             spec = spectrogram(audio, batch["audio_lengths"], audio_config)
-        output = bind(self.networks.generator, fold(params, self.precision.compute))(
+        folded = fold(params, self.precision.compute, rows=batch["weight"].shape[0])
+        output = bind(self.networks.generator, folded)(
             batch["phoneme_ids"],
             batch["phoneme_lengths"],
             spec,
