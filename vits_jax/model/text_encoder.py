@@ -15,7 +15,8 @@ from jax.typing import DTypeLike
 
 from vits_jax.config import ModelConfig
 from vits_jax.model.arithmetic import at_least_float32
-from vits_jax.model.layers import Conv1d, Embedding, LayerNorm, length_mask, normal
+from vits_jax.model.convolution import conv1d
+from vits_jax.model.layers import Conv1d, Embedding, LayerNorm, biased, length_mask, normal
 from vits_jax.model.randomness import Randomness
 
 WINDOW = 4
@@ -93,8 +94,8 @@ class MultiHeadAttention(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, random: Randomness, name: str) -> jax.Array:
         batch, length, hidden = x.shape
         by_head = (batch, length, self.heads, self.size)
-        q = self.conv_q(x).reshape(by_head) / math.sqrt(self.size)  # [B, T, heads, size]
-        k, v = self.conv_k(x).reshape(by_head), self.conv_v(x).reshape(by_head)
+        q, k, v = (y.reshape(by_head) for y in self._projected(x))  # [B, T, heads, size]
+        q = q / math.sqrt(self.size)
         emb_k, emb_v = (emb[...][0].astype(x.dtype) for emb in (self.emb_rel_k, self.emb_rel_v))
 
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
@@ -107,6 +108,13 @@ class MultiHeadAttention(nnx.Module):
         y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
         y = y + jnp.einsum("bhqr,rd->bqhd", _to_relative(weights), emb_v)
         return self.conv_o(y.reshape(batch, length, hidden))
+
+    def _projected(self, x: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values ``[B, T, H]``, in one product."""
+        convs = (self.conv_q, self.conv_k, self.conv_v)
+        weight = jnp.concatenate([conv.weight[...] for conv in convs])
+        bias = jnp.concatenate([conv.bias[...] for conv in convs if conv.bias is not None], axis=-1)
+        return jnp.split(biased(conv1d(x, weight), bias), 3, axis=2)
 
 
 # Both directions only pad and reshape: in a flat row-major matrix, rows that are one
