@@ -195,7 +195,7 @@ class RunConfig:
         10, "stop after N updates in a row that were skipped: losses or gradients not finite"
     )
     precision: str = _flag(
-        "32",
+        "auto",
         "32 (exact float32), tf32 (an accelerator's fast float32), bf16-mixed (networks in "
         "bfloat16, weights and losses in float32), auto (bf16-mixed on GPU and TPU, 32 on CPU)",
     )

@@ -89,7 +89,7 @@ def _parser() -> Parser:
         kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
         kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
     for kind in of_the_step:
-        kind.add_argument("--precision", choices=list(PRECISIONS), default="32")
+        kind.add_argument("--precision", choices=list(PRECISIONS), default="auto")
     for kind in (step, saving):
         kind.add_argument("--cache", action="store_true", help="use the compilation cache")
     for kind in kinds.choices.values():
