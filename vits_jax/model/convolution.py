@@ -45,7 +45,7 @@ def conv1d(
         return _depthwise(x, weight, dilation, left, right)
     if groups > 1 and dilation == 1 and forms().windows:
         return _grouped(x, weight, stride, groups, left, right)
-    if groups == stride == 1 and dilation > 1 and forms().folded:
+    if groups == stride == 1 and dilation > 1 and forms().phases:
         return _dilated(x, weight, dilation, left, right)
     if k == 1 and stride == 1 and left == right == 0 and groups == 1:
         return jnp.einsum("btc,oc->bto", x, weight[:, :, 0])

@@ -18,7 +18,7 @@ class Forms:
     Attributes:
         windows: grouped convolutions as windows side by side and one matmul for each group,
             not as the operation itself.
-        folded: dilated convolutions over a signal whose every ``dilation``-th sample is a row
+        phases: dilated convolutions over a signal whose every ``dilation``-th sample is a row
             of its own. The operation itself has, for the gradient to its weight, a convolution
             whose window is as long as the signal.
         few_sums: each row of a batch has its own copy of biases and scales, biases are added in
@@ -33,7 +33,7 @@ class Forms:
     """
 
     windows: bool
-    folded: bool
+    phases: bool
     few_sums: bool
     matrix_fft: bool
     lanes: int
@@ -43,7 +43,7 @@ class Forms:
 FORMS = {
     "cpu": Forms(
         windows=True,
-        folded=False,
+        phases=False,
         few_sums=False,
         matrix_fft=False,
         lanes=0,
@@ -51,7 +51,7 @@ FORMS = {
     ),
     "gpu": Forms(
         windows=False,
-        folded=True,
+        phases=True,
         few_sums=True,
         matrix_fft=False,
         lanes=0,
@@ -59,7 +59,7 @@ FORMS = {
     ),
     "tpu": Forms(
         windows=False,
-        folded=False,
+        phases=False,
         few_sums=False,
         matrix_fft=True,
         lanes=128,
