@@ -232,7 +232,7 @@ def test_mistakes_in_a_file_name_it(tmp_path: Path, text, expected, capsys):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--precision", "32"],
+        ["--precision", "auto"],
         ["--accumulate_grad_batches", "1"],
         ["--num_nodes=1"],
         ["--strategy", "auto"],

@@ -34,7 +34,7 @@ def summed(gradients: Parameters, axis: str, platform: str) -> tuple[Parameters,
         if size <= JOINED[platform]:
             alike.setdefault(gradients[name].shape, []).append(name)
     joined = [name for names in alike.values() for name in names]
-    pieces = {name: g for name, g in gradients.items() if name not in set(joined)}
+    pieces = {name: g for name, g in gradients.items() if sizes[name] > JOINED[platform]}
     if joined:
         # By shape, as weights are normalised (`weight_norm.fold`): what is joined already stays so.
         stacks = [jnp.stack([gradients[n] for n in names]) for names in alike.values()]
