@@ -8,11 +8,11 @@ Needs `piper-tts[train]` (the extra ``[test]``).
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,7 +112,9 @@ def _peak_bytes(device: torch.device) -> int:
     """What the allocator gave out at most (CUDA), or all of this process (CPU)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not `getrusage`: that begins with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 if __name__ == "__main__":

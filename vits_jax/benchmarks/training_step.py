@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vits_jax import device_memory
 from vits_jax.benchmarks.floor import floor
 from vits_jax.chips import chip_of
 from vits_jax.compilation import no_garbage_collection, use_cache
@@ -131,7 +132,6 @@ def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     """At one batch size."""
     ours = Step(args, config)
     mesh = ours.mesh
-    memory = ours.compiled.memory_analysis()
     ours()
     seconds: list[float] = []
     peer_seconds: list[float] = []
@@ -162,7 +162,7 @@ def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         # Of the chip's bfloat16 peak, whatever the precision.
         "mfu": ours.flops / median / chip.flops if chip else None,
         # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
-        "peak_bytes": stats.get("peak_bytes_in_use", getattr(memory, "peak_memory_in_bytes", None)),
+        "peak_bytes": stats.get("peak_bytes_in_use", device_memory.asked(ours.compiled)),
         "peer_peak_bytes": peer_peak,
         "all_step_seconds": seconds,
         "all_peer_step_seconds": peer_seconds,
