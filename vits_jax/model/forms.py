@@ -32,39 +32,18 @@ class Forms:
             shape (`weight_norm.fold`).
     """
 
-    windows: bool
-    phases: bool
-    few_sums: bool
-    matrix_fft: bool
-    lanes: int
-    stacked: int
+    windows: bool = False
+    phases: bool = False
+    few_sums: bool = False
+    matrix_fft: bool = False
+    lanes: int = 0
+    stacked: int = 0
 
 
 FORMS = {
-    "cpu": Forms(
-        windows=True,
-        phases=False,
-        few_sums=False,
-        matrix_fft=False,
-        lanes=0,
-        stacked=0,
-    ),
-    "gpu": Forms(
-        windows=False,
-        phases=True,
-        few_sums=True,
-        matrix_fft=False,
-        lanes=0,
-        stacked=1 << 19,
-    ),
-    "tpu": Forms(
-        windows=False,
-        phases=False,
-        few_sums=False,
-        matrix_fft=True,
-        lanes=128,
-        stacked=1 << 19,
-    ),
+    "cpu": Forms(windows=True),
+    "gpu": Forms(phases=True, few_sums=True, stacked=1 << 19),
+    "tpu": Forms(matrix_fft=True, lanes=128, stacked=1 << 19),
 }
 _forms: ContextVar[Forms] = ContextVar("forms", default=FORMS["cpu"])
 
