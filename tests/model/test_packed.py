@@ -78,6 +78,11 @@ def test_a_packed_transposed_convolution_is_the_plain_one(k: int, stride: int) -
     )
 
 
+def test_too_many_channels_are_a_mistake_where_nothing_is_packed() -> None:
+    with pytest.raises(ValueError, match="feature"):
+        conv1d(noise(1, 16, 8), noise(4, 4, 3), padding=1)
+
+
 def test_a_signal_is_packed_where_that_fills_lanes() -> None:
     assert packing(32, 64) == 1
     with forms_for("tpu"):

@@ -35,7 +35,7 @@ def conv1d(
 
     A packed signal gives a packed one, if that helps (`packed`).
     """
-    if x.shape[2] > weight.shape[1] * groups:
+    if forms().lanes and x.shape[2] > weight.shape[1] * groups:
         assert isinstance(padding, int)
         return _packed(x, weight, stride, dilation, padding, groups)
     left, right = (padding, padding) if isinstance(padding, int) else padding
