@@ -254,3 +254,24 @@ def test_figures_go_on_where_they_stopped(
     rows = (out / "table.md").read_text().splitlines()
     assert "| demo-32-1 | 500.0 | 2 | 1,000.0 | 0.5 | not known | 3 |" in rows
     assert capsys.readouterr().out.count("failed, see its log") == 1
+
+
+def test_tests_that_could_not_run_are_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real pytest that finds nothing, and one in which a test fails."""
+    failing = tmp_path / "test_one.py"
+    failing.write_text("def test(): assert False\n")
+    directory = tmp_path / "figures"
+    runs = {"empty": str(tmp_path / "none"), "ran": str(failing)}
+    monkeypatch.setattr(
+        accelerator,
+        "stages",
+        lambda *_: [
+            accelerator.Stage(name, ("-m", "pytest", "-q", "-p", "no:cacheprovider", path), {})
+            for name, path in runs.items()
+        ],
+    )
+    assert command.main(["accelerator", "--out", str(directory)]) == 0
+    assert not (directory / "empty.json").exists()
+    assert "1 failed" in json.loads((directory / "ran.json").read_text())["summary"]

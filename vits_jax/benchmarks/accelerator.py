@@ -22,6 +22,7 @@ from vits_jax.config import Config
 
 SHAPE = ("--phonemes", "150", "--frames", "600")
 SMALL = ("--phonemes", "20", "--frames", "40")  # of a trial at demo size
+LEAST_SECONDS = 60  # no stage begins when less is left
 
 
 class Stage(NamedTuple):
@@ -100,7 +101,7 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         if result.exists():
             continue
         seconds = end - time.monotonic()
-        if seconds <= args.least_seconds:
+        if seconds <= LEAST_SECONDS:
             left_out.append(stage.name)
             continue
         if not _run(stage, result, seconds):
@@ -136,7 +137,7 @@ def _run(stage: Stage, result: Path, seconds: float) -> bool:
         except subprocess.TimeoutExpired:
             code = None
     taken = time.monotonic() - start
-    if tests and code is not None:
+    if tests and code in (0, 1):  # they ran; whether all passed is a figure, too
         last = (result.with_suffix(".log").read_text(encoding="utf-8").splitlines() or [""])[-1]
         partly.write_text(json.dumps({"exit_code": code, "summary": last}), encoding="utf-8")
         code = 0

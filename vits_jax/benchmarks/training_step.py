@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -112,6 +113,8 @@ class Step:
 
 def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     """Time whole training steps; with ``--sweep`` at several batch sizes, as far as memory goes."""
+    if args.peer:  # or JAX takes three quarters of a GPU's memory at once, and the peer finds none
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not args.sweep:
         return _measured(args, config)
     sizes: dict[str, Any] = {}

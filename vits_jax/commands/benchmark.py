@@ -83,6 +83,7 @@ def _parser() -> Parser:
     for kind in (*of_the_step, precision, accelerator, voice, imported):
         high = "high" if kind is imported else "medium"
         kind.add_argument("--quality", choices=preset_names(), default=high)
+    for kind in (*of_the_step, precision, voice, imported):
         kind.add_argument("--speakers", type=int, default=1)
     for kind in (*of_the_step, precision):
         kind.add_argument("--batch-size", type=int, default=8)
@@ -114,7 +115,6 @@ def _parser() -> Parser:
     add("--batch-sizes", type=_sizes, default=[16, 32, 64], metavar="16,32,64")
     add("--peer", action="store_true", help="alternate with Piper's PyTorch step")
     add("--minutes", type=float, default=8.5, help="for all of it")
-    add("--least-seconds", type=float, default=60.0, help="begin nothing when less is left")
 
     add = saving.add_argument
     add("--saves", type=int, default=3, help="timed saves")
