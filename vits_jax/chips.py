@@ -25,21 +25,19 @@ class Chip:
     Attributes:
         flops: bfloat16 (dense), a second.
         bandwidth: bytes of its memory, a second.
-        memory: bytes.
     """
 
     flops: float
     bandwidth: float
-    memory: float
 
 
 CHIPS = {
-    "v4": Chip(275e12, 1228e9, 32e9),
-    "v5e": Chip(197e12, 819e9, 16e9),
-    "v5p": Chip(459e12, 2765e9, 95e9),
-    "v6e": Chip(918e12, 1640e9, 32e9),
-    "h100": Chip(989e12, 3350e9, 80e9),
-    "h200": Chip(989e12, 4800e9, 141e9),
+    "v4": Chip(275e12, 1228e9),
+    "v5e": Chip(197e12, 819e9),
+    "v5p": Chip(459e12, 2765e9),
+    "v6e": Chip(918e12, 1640e9),
+    "h100": Chip(989e12, 3350e9),
+    "h200": Chip(989e12, 4800e9),
 }
 """Cloud TPU's documentation and NVIDIA's data sheets (SXM)."""
 

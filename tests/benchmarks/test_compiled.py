@@ -101,7 +101,7 @@ def test_the_floor_of_convolutions() -> None:
     assert forward.flops == 2 * (2 * 32 * 8) * 6 * 5
     both = floor(jax.jit(jax.grad(lambda *a: conv(*a).sum(), (0, 1))).trace(x, w).jaxpr)["decoder"]
     assert both.flops == 3 * forward.flops  # itself, and to signal and weight
-    chip = chips.Chip(flops=1e9, bandwidth=1e6, memory=1.0)
+    chip = chips.Chip(flops=1e9, bandwidth=1e6)
     assert Cost(flops=2e9, bytes=1e6).seconds(chip) == 2.0
     assert Cost(flops=1e9, bytes=3e6).seconds(chip) == 3.0
 

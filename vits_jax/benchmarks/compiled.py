@@ -129,9 +129,9 @@ def summary(found: list[Operation]) -> dict[str, Any]:
 
 def parts(
     found: list[Operation], least: dict[str, Cost], size: int, chip: Chip | None
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Each part's operations and bytes, beside its floor, an utterance; its fastest time a step."""
-    result = {}
+    result: dict[str, dict[str, float | None]] = {}
     for name in (*PARTS, "other"):
         own = [operation for operation in found if part_of(operation.scope) == name]
         cost = least.get(name, Cost())
@@ -141,7 +141,7 @@ def parts(
             "gflop": cost.flops / size / 1e9,
             "floor_megabytes": cost.bytes / size / 1e6,
             "megabytes": sum(o.bytes * o.times for o in own) / size / 1e6,
-            "floor_milliseconds": 1e3 * cost.seconds(chip) if chip else 0.0,
+            "floor_milliseconds": 1e3 * cost.seconds(chip) if chip else None,
             "operations": len(own),
             "operations_run": sum(o.times for o in own),
         }
