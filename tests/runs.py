@@ -187,7 +187,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     monkeypatch.setattr(loop, "make_train_step", make_train_step)
     monkeypatch.setattr(validation, "make_eval_step", make_eval_step)
     # Nobody speaks, so the real networks need not be built: that takes most of a start.
-    monkeypatch.setattr(examples.speech, "make_stages", lambda *arguments: None)
+    nobody = jax.jit(lambda *arguments: arguments)
+    stages = examples.speech.Stages(nobody, nobody, nobody)
+    monkeypatch.setattr(examples.speech, "make_stages", lambda *arguments: stages)
+    monkeypatch.setattr(examples.SpokenExamples, "ahead", lambda *arguments: None)
     monkeypatch.setattr(examples.SpokenExamples, "__call__", lambda *arguments: Evaluation())
     return traced
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from vits_jax import device_memory
-from vits_jax.compilation import CompiledByShape
+from vits_jax.compiler import Programs
 from vits_jax.errors import RunFailed
 from vits_jax.presets import preset
 from vits_jax.training import memory
@@ -27,7 +27,7 @@ def grow(x: jax.Array) -> jax.Array:
 
 
 def test_a_program_that_asks_for_too_much():
-    compiled = CompiledByShape(jax.jit(grow), "training step")
+    compiled = Programs(jax.jit(grow), "training step")
     expected = (
         r"out of memory in the training step for 32 x 150 x 900 \(rows x phonemes x frames\): "
         r"it asks for 40000\.0 GB, the device \(cpu\) has \d+\.\d GB: lower --batch-size .*"
@@ -40,7 +40,7 @@ def test_a_program_that_asks_for_too_much():
 
 def test_results_that_are_waited_for():
     """Which program it was is not known any more: the largest is named."""
-    compiled = CompiledByShape(jax.jit(lambda x: 2 * x), "validation step")
+    compiled = Programs(jax.jit(lambda x: 2 * x), "validation step")
     with (
         pytest.raises(RunFailed, match=r"memory in the validation step: .*for 40000\.0 GB"),
         compiled.waiting(),
@@ -58,7 +58,12 @@ class _NotCompiled:
     def __init__(self, message: str):
         self._message = message
 
-    def lower(self, *arguments: object) -> _NotCompiled:
+    out_info = None
+
+    def trace(self, *arguments: object) -> _NotCompiled:
+        return self
+
+    def lower(self) -> _NotCompiled:
         return self
 
     def compile(self) -> None:
@@ -78,7 +83,7 @@ class _NotCompiled:
 )  # fmt: skip
 def test_memory_that_runs_out_while_compiling(message: str, asked: str | None):
     with pytest.raises(RunFailed) as failed:
-        CompiledByShape(_NotCompiled(message), "training step")((8, 20, 60))
+        Programs(_NotCompiled(message), "training step")((8, 20, 60))
     said = str(failed.value)
     assert said.startswith("out of memory in the training step for 8 x 20 x 60 (rows x")
     assert (f": it asks for {asked}, the device" in said) if asked else ("asks" not in said)
@@ -94,7 +99,7 @@ def test_memory_that_runs_out_while_compiling(message: str, asked: str | None):
 )
 def test_other_errors_stay_what_they_are(message: str):
     with pytest.raises(jax.errors.JaxRuntimeError, match=message[:20]):
-        CompiledByShape(_NotCompiled(message), "training step")((8, 20, 60))
+        Programs(_NotCompiled(message), "training step")((8, 20, 60))
 
 
 def test_what_the_host_lacks_is_told_as_well():
@@ -106,10 +111,17 @@ def test_what_the_host_lacks_is_told_as_well():
 
 
 def test_what_a_program_takes_is_counted():
-    program = jax.jit(lambda x: x + 1, donate_argnums=0).lower(jnp.ones(1000)).compile()
-    assert device_memory.asked(program) == 4000  # the result lies where the argument was
-    program = jax.jit(lambda x: x + 1).lower(jnp.ones(1000)).compile()
-    assert device_memory.asked(program) == 8000
+    def needs(function: jax.stages.Wrapped) -> int:
+        programs = Programs(function, "program")
+        programs.ahead((8, 20, 60), jnp.ones(1000))
+        assert programs.ready((8, 20, 60))
+        found = programs.needs((8, 20, 60))
+        assert found is not None and found.device == jax.devices()[0]
+        return found.bytes
+
+    # The result lies where the argument was.
+    assert needs(jax.jit(lambda x: x + 1, donate_argnums=0)) == 4000
+    assert needs(jax.jit(lambda x: x + 1)) == 8000
 
 
 # What there is

@@ -16,7 +16,8 @@ PROGRAM = """
 import jax, logging
 import jax.numpy as jnp
 import numpy as np
-from vits_jax.compilation import CompiledByShape, jit, use_cache
+from vits_jax.compilation import jit, use_cache
+from vits_jax.compiler import Programs
 
 logging.basicConfig()
 use_cache()
@@ -28,7 +29,7 @@ def function(x):
     return x
 
 x = np.full((8, 8), 0.1, np.float32)
-print(np.asarray(CompiledByShape(jit(function), "program")((8, 8), x)).tobytes().hex())
+print(np.asarray(Programs(jit(function), "program")((8, 8), x)).tobytes().hex())
 """
 
 

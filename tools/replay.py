@@ -19,7 +19,8 @@ import numpy as np
 
 from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.cli import Parser, run
-from vits_jax.compilation import CompiledByShape, use_cache
+from vits_jax.compilation import use_cache
+from vits_jax.compiler import Programs
 from vits_jax.state import abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows, replicated
 from vits_jax.training.skipping import Dump, not_finite, read_dump
@@ -66,12 +67,12 @@ class _Step:
         self._rates = jax.device_put(
             {name: np.float32(rate) for name, rate in dump.about["rates"].items()}, sharding
         )
-        self._train_step = CompiledByShape(make_train_step(config, self._mesh), "training step")
+        self._train_step = Programs(make_train_step(config, self._mesh), "training step")
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
         state = jax.tree.map(lambda leaf: leaf.copy(), self._state)  # the step takes it over
         step = jax.device_put(np.int32(self._step - 1), replicated(self._mesh))
-        shape = (batch["phoneme_ids"].shape[1], batch["audio"].shape[1])
+        shape = (*batch["phoneme_ids"].shape, batch["audio"].shape[1])
         _, metrics = self._train_step(
             shape, state.replace(step=step), put_rows(batch, self._mesh), self._rates
         )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from vits_jax.ending import end
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.messages import unblocked_stderr
 
@@ -110,7 +111,7 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
             code, last_words = _run(command, sys.argv[1:], force=True)
             stream.patient()
             print(last_words, end="", file=sys.stderr)
-            return code
+            return end(code)
     before = sys.unraisablehook
     try:
         code, last_words = _run(command, argv, force=False)

@@ -1,24 +1,21 @@
-"""Compiling: once per shape, said aloud, and remembered between runs."""
+"""How programs are compiled, and that they are remembered between runs."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import gc
-import logging
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.stages import Compiled, Wrapped
+from jax.stages import Wrapped
 
-from vits_jax import device_memory, program_cache
-
-_LOGGER = logging.getLogger(__name__)
+from vits_jax import program_cache
 
 
 def use_cache() -> None:
@@ -34,6 +31,17 @@ def use_cache() -> None:
     if directory is not None:
         program_cache.remove_damaged(directory, ours)
         atexit.register(program_cache.seal, directory)
+
+
+def keep(settled: bool) -> None:
+    """What was compiled so far stays for the next start, even if this process is killed.
+
+    Args:
+        settled: whether nothing is being compiled now, so that no program is half written.
+    """
+    directory = _cache_directory()
+    if directory is not None:
+        program_cache.seal(directory, settled)
 
 
 def _cache_directory() -> Path | None:
@@ -73,75 +81,24 @@ def outlined(function: Callable[..., Any], platform: str) -> Callable[..., Any]:
     return call
 
 
+_collecting = threading.Lock()
+_not_collecting = 0  # how many are inside at once
+_was_enabled = True
+
+
 @contextlib.contextmanager
 def no_garbage_collection() -> Iterator[None]:
     """Tracing makes millions of small objects that live: looking through them costs a third."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+    global _not_collecting, _was_enabled
+    with _collecting:
+        if _not_collecting == 0:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _not_collecting += 1
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
-
-
-class CompiledByShape:
-    """A jitted function, compiled ahead for each shape that it meets, and for no other.
-
-    ``compiled[shape](*arguments)`` cannot compile again: arguments of another shape than
-    the first ones under the same key are an error. A shape is (rows, phonemes, frames).
-
-    Raises:
-        RunFailed: there is not memory enough.
-    """
-
-    def __init__(self, function: Any, name: str):
-        self._function, self._name = function, name
-        self._compiled: dict[tuple[int, ...], Compiled] = {}
-        self.seconds = 0.0  # spent compiling, all shapes together
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes compiled so far."""
-        return list(self._compiled)
-
-    def __call__(self, shape: tuple[int, ...], *arguments: Any) -> Any:
-        """Call for arguments that `shape` stands for."""
-        with device_memory.explained(lambda: self._about(shape)):
-            if shape not in self._compiled:
-                self._compile(shape, arguments)
-            return self._compiled[shape](*arguments)
-
-    def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """Around where results are waited for: if memory runs out there, `RunFailed` tells.
-
-        Which of the programs it was is not known by then; the largest is named.
-        """
-        return device_memory.explained(lambda: self._about(self._largest()))
-
-    def _compile(self, shape: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        start = time.perf_counter()
-        with no_garbage_collection():
-            lowered = self._function.lower(*arguments)
-        program = self._compiled[shape] = lowered.compile()
-        if (directory := _cache_directory()) is not None:
-            program_cache.seal(directory)
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
-        needs = device_memory.asked(program)
-        _LOGGER.info(
-            "compiled the %s for %s in %.1f s%s",
-            *(self._name, " x ".join(map(str, shape)), seconds),
-            "" if needs is None else f": it takes {device_memory.gigabytes(needs)}",
-        )
-
-    def _largest(self) -> tuple[int, ...] | None:
-        needs = {shape: device_memory.asked(p) or 0 for shape, p in self._compiled.items()}
-        return max(needs, key=needs.__getitem__, default=None)
-
-    def _about(self, shape: tuple[int, ...] | None) -> tuple[str, Compiled | None]:
-        if shape is None:
-            return f"the {self._name}", None
-        shown = " x ".join(map(str, shape))
-        what = f"the {self._name} for {shown} (rows x phonemes x frames)"
-        return what, self._compiled.get(shape)
+        with _collecting:
+            _not_collecting -= 1
+            if _not_collecting == 0 and _was_enabled:
+                gc.enable()

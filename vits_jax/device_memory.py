@@ -7,6 +7,7 @@ import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import jax
 import psutil
@@ -49,13 +50,11 @@ def _cgroup_limits() -> Iterator[int]:
                     yield int(path.read_text())
 
 
-def asked(program: jax.stages.Compiled) -> int | None:
-    """Bytes on each device that a compiled program needs to run; None if it does not tell."""
-    memory = program.memory_analysis()
-    if memory is None:
-        return None
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return held + memory.temp_size_in_bytes
+class Needs(NamedTuple):
+    """What is needed to run something: so many bytes, on each such device."""
+
+    bytes: int
+    device: jax.Device
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -69,16 +68,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def explained(
-    about: Callable[[], tuple[str, jax.stages.Compiled | None]], advice: str = LOWER
-) -> Iterator[None]:
+def explained(about: Callable[[], tuple[str, Needs | None]], advice: str = LOWER) -> Iterator[None]:
     """Where memory runs out inside, `RunFailed` says in one line of what, and what to do.
 
     Results that are waited for inside count too: some devices tell of a program that they
     could not run only then.
 
     Args:
-        about: tells what was done when memory ran out, and the program, if it was compiled.
+        about: tells what was done when memory ran out, and what that needs, if it is known.
         advice: what to do.
 
     Raises:
@@ -89,17 +86,12 @@ def explained(
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        what, program = about()
-        device = jax.devices()[0] if program is None else _device_of(program)
-        needs = (None if program is None else asked(program)) or _asked_in(str(error))
-        numbers = (f"it asks for {gigabytes(needs)}" if needs else "", shown(device))
+        what, needs = about()
+        device = jax.devices()[0] if needs is None else needs.device
+        size = _asked_in(str(error)) if needs is None else needs.bytes
+        numbers = (f"it asks for {gigabytes(size)}" if size else "", shown(device))
         told = ", ".join(filter(None, numbers))
         raise RunFailed(f"out of memory in {what}: {told}: {advice}") from error
-
-
-def _device_of(program: jax.stages.Compiled) -> jax.Device:
-    shardings = jax.tree.leaves(program.output_shardings)
-    return min(shardings[0].device_set, key=lambda device: device.id)
 
 
 def _asked_in(message: str) -> int | None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from pathlib import Path
 
 from vits_jax.sealed import file_digest
 
 _LOGGER = logging.getLogger(__name__)
 
+WRITTEN_IN = 30  # seconds that JAX takes at most to write one
 _PROGRAMS, _DIGEST = "*-cache", ".sha256"
 
 
@@ -39,13 +41,20 @@ def remove_damaged(directory: Path, ours: bool) -> None:
             digest.unlink(missing_ok=True)
 
 
-def seal(directory: Path) -> None:
-    """Put digests beside the programs that have none; JAX may have dropped some that had."""
+def seal(directory: Path, settled: bool = True) -> None:
+    """Put digests beside the programs that have none; JAX may have dropped some that had.
+
+    Args:
+        directory: JAX's cache.
+        settled: whether none is being written; else those that are younger than
+            `WRITTEN_IN` seconds are left for another time.
+    """
     for digest in directory.glob(_PROGRAMS + _DIGEST):
         if not digest.with_name(digest.name.removesuffix(_DIGEST)).exists():
             digest.unlink(missing_ok=True)
     for program in directory.glob(_PROGRAMS):
         digest = program.with_name(program.name + _DIGEST)
         with contextlib.suppress(OSError):
-            if not digest.exists():
+            old = settled or time.time() - program.stat().st_mtime > WRITTEN_IN
+            if old and not digest.exists():
                 digest.write_text(file_digest(program), encoding="ascii")

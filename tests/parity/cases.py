@@ -14,6 +14,7 @@ import pytest
 from vits_jax.compilation import options_for
 from vits_jax.config import AudioConfig, Config, ModelConfig
 from vits_jax.model import discriminator, duration, flow, networks, wavenet
+from vits_jax.programs import Composed
 
 AUDIO = AudioConfig(
     sample_rate=8000, filter_length=64, hop_length=16, win_length=64, mel_channels=10
@@ -131,3 +132,16 @@ def to_jax(parameters: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)`` in one compiled piece, the arguments not constants of it."""
     return jax.jit(function).lower(*arguments).compile(QUICK_COMPILATION)(*arguments)
+
+
+def quickly(step: Composed) -> Callable[..., Any]:
+    """A composed function whose pieces are compiled as the tests compile, each once."""
+    programs: dict[str, Callable[..., Any]] = {}
+
+    def call(name: str, *arguments: Any) -> Any:
+        if name not in programs:
+            lowered = step.functions[name].jitted.lower(*arguments)
+            programs[name] = lowered.compile(QUICK_COMPILATION)
+        return programs[name](*arguments)
+
+    return lambda *arguments: step.compose(call, *arguments)

@@ -17,7 +17,15 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 from tests.parity import oracle
-from tests.parity.cases import CASES, ONE_DEVICE, QUICK_COMPILATION, batch, smallest, to_jax
+from tests.parity.cases import (
+    CASES,
+    ONE_DEVICE,
+    QUICK_COMPILATION,
+    batch,
+    quickly,
+    smallest,
+    to_jax,
+)
 from tests.parity.comparing import assert_all_close, assert_close, relative
 from tests.parity.conftest import fresh_oracle
 from tests.parity.injected import Injected, inject_dropout, injected_into_oracle
@@ -177,8 +185,9 @@ def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         step, "RowRandomness", lambda keys, dropout: Injected(len(keys), dropout=dropout)
     )
-    train_step = step.make_train_step(config, ONE_DEVICE, Precision(np.float64, np.float64))
-    train_step = train_step.lower(state, batch(config), rates).compile(QUICK_COMPILATION)
+    train_step = quickly(
+        step.make_train_step(config, ONE_DEVICE, Precision(np.float64, np.float64))
+    )
 
     for number, frames in enumerate(((22, 30, 17), (12, 20, 8), (22, 30, 17))):
         rows = batch(config, frames=frames, seed=number)

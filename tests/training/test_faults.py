@@ -87,7 +87,12 @@ def test_a_skipped_update_now_and_then_does_not_end_it(dataset, tmp_path, traced
         step = make(config, mesh)
 
         class Sometimes:
-            def lower(self, *arguments):
+            out_info = None
+
+            def trace(self, *arguments):
+                return self
+
+            def lower(self):
                 return self
 
             def compile(self):
@@ -146,10 +151,10 @@ def test_a_validation_loss_that_is_not_finite_is_a_warning_that_names_the_uttera
     held_out, datasets = [], []
     init = validation.Validation.__init__
 
-    def spy(self, config, mesh, dataset, plan, rows):
+    def spy(self, config, mesh, dataset, plan, rows, compiler):
         held_out.extend(int(row) for row in rows)
         datasets.append(dataset)
-        init(self, config, mesh, dataset, plan, rows)
+        init(self, config, mesh, dataset, plan, rows, compiler)
 
     monkeypatch.setattr(validation.Validation, "__init__", spy)
     train(small(dataset, tmp_path / "first", max_steps=0, validation_split=0.4))

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.runs import assert_equal, flags, leaves, read_events, small, stand_in
 from vits_jax.checkpoints import store
 from vits_jax.commands.train import configure
 from vits_jax.errors import UserError
-from vits_jax.training import loop, run_directory, validation
+from vits_jax.training import loop, run_directory
 from vits_jax.training.loop import train
 
 
@@ -140,23 +141,17 @@ def test_fast_dev_run_saves_nothing(dataset, tmp_path, traced):
     assert not (tmp_path / "run").exists()
 
 
-def test_one_trace_per_shape_and_validation_adds_none(dataset, tmp_path, traced, monkeypatch):
-    by_validation: list[tuple[int, ...]] = []
-    losses = validation.Validation.losses
-
-    def count(self, *arguments):
-        before = len(traced)
-        found = losses(self, *arguments)
-        by_validation.extend(traced[before:])
-        return found
-
-    monkeypatch.setattr(validation.Validation, "losses", count)
+def test_one_trace_per_shape_and_validation_adds_none(dataset, tmp_path, traced):
     train(small(dataset, tmp_path / "run", max_epochs=3, num_buckets=3, batch_size=2))
-    by_training = list(traced)
-    for shape in by_validation:
-        by_training.remove(shape)
-    assert len(by_training) == len(set(by_training)) > 1
-    assert len(by_validation) == len(set(by_validation)) > 0
+    with_validation = Counter(traced)
+    traced.clear()
+    config = small(dataset, tmp_path / "without", max_epochs=3, num_buckets=3, batch_size=2)
+    train(config.replaced({"check_val_every_n_epoch": 4}))
+    by_training = Counter(traced)
+    assert set(by_training.values()) == {1}
+    assert len(by_training) > 1
+    by_validation = with_validation - by_training
+    assert set(by_validation.values()) == {1}
     assert set(by_validation) <= set(by_training)
 
 

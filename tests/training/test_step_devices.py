@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental.layout import Format
 
-from tests.parity.cases import QUICK_COMPILATION, batch, few_layers, smallest
+from tests.parity.cases import batch, few_layers, quickly, smallest
 from tests.parity.comparing import assert_all_close, assert_close
 from vits_jax.config import Config
 from vits_jax.model.precision import Precision
@@ -60,8 +60,7 @@ def run(
     over = make_mesh(devices, "cpu")
     rates = {"learning_rate": np.float64(2e-4), "learning_rate_d": np.float64(1e-4)}
     arguments = (state, put_rows(rows, over), rates)
-    step = make_train_step(config, over, FLOAT64).lower(*arguments).compile(QUICK_COMPILATION)
-    return jax.device_get(step(*arguments))
+    return jax.device_get(quickly(make_train_step(config, over, FLOAT64))(*arguments))
 
 
 def same_losses(metrics: dict[str, Any], others: dict[str, Any]) -> None:
@@ -125,10 +124,8 @@ def test_validation_in_parts(config: Config) -> None:
     sums = []
     for parts in (1, 2):
         two, first = make_mesh(2, "cpu"), np.int32(3)
-        evaluate = make_eval_step(
-            config.replaced({"accumulate_grad_batches": parts}), two, FLOAT64
-        ).lower(params, put_rows(rows, two), first)
-        sums.append(evaluate.compile(QUICK_COMPILATION)(params, put_rows(rows, two), first))
+        evaluate = make_eval_step(config.replaced({"accumulate_grad_batches": parts}), two, FLOAT64)
+        sums.append(quickly(evaluate)(params, put_rows(rows, two), first))
     assert sums[0]["weight"] == sums[1]["weight"] == 5
     for name, value in sums[0].items():
         assert_close(sums[1][name], value, BOUND, name)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -23,72 +22,56 @@ from vits_jax.chips import Chip, chip_of, described
 from vits_jax.config import Config
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.precision import chosen
+from vits_jax.programs import Piece, memory, trace
 from vits_jax.state import abstract_state
-from vits_jax.training.mesh import by_row, formats, replicated
+from vits_jax.training.mesh import AXIS, abstract_batch, abstract_copy, abstract_rates
 from vits_jax.training.step import make_train_step
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-def abstract_batch(config: Config, mesh: Mesh, size: int, phonemes: int, frames: int) -> Any:
-    """Shapes of `size` rows over the mesh, as `data.batching` makes them."""
-
-    def array(kind: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *shape), kind, sharding=by_row(mesh))
-
-    return {
-        "phoneme_ids": array(jnp.int32, phonemes),
-        "phoneme_lengths": array(jnp.int32),
-        "audio": array(jnp.int16, frames * config.audio.hop_length),
-        "audio_lengths": array(jnp.int32),
-        "speaker_ids": array(jnp.int32),
-        "weight": array(jnp.float32),
-    }
-
-
-def traced_step(
-    config: Config, mesh: Mesh, size: int, phonemes: int, frames: int
-) -> jax.stages.Traced:
-    """The training step of `size` rows over the mesh, not lowered yet."""
-    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    shapes = abstract_state(config)
-    held = jax.tree.broadcast(formats(shapes, mesh), shapes)
-    state = jax.tree.map(
-        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, held
-    )
-    return make_train_step(config, mesh).trace(
-        state,
-        abstract_batch(config, mesh, size, phonemes, frames),
-        {"learning_rate": rate, "learning_rate_d": rate},
+def traced_step(config: Config, mesh: Mesh, size: int, phonemes: int, frames: int) -> list[Piece]:
+    """The pieces of the training step of `size` rows over the mesh, not lowered yet."""
+    return trace(
+        make_train_step(config, mesh),
+        (size, phonemes, frames),
+        (
+            abstract_copy(abstract_state(config), mesh),
+            abstract_batch(config, mesh, size, phonemes, frames),
+            abstract_rates(mesh),
+        ),
     )
 
 
 def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     """Compile one step, and say what it is made of."""
     devices = described(args.target) if args.target else jax.devices()
-    mesh = Mesh(np.array(devices), ("data",))
+    mesh = Mesh(np.array(devices), (AXIS,))
     platform = devices[0].platform
     start = time.perf_counter()
-    traced = traced_step(config, mesh, args.batch_size * mesh.size, args.phonemes, args.frames)
-    lowered = traced.lower()
+    pieces = traced_step(config, mesh, args.batch_size * mesh.size, args.phonemes, args.frames)
+    lowered = {piece.name: piece.traced.lower() for piece in pieces}
     lowering = time.perf_counter() - start
-    start = time.perf_counter()
     low = platform == "tpu" and not args.full_effort
-    program = lowered.compile({"exec_time_optimization_effort": -1.0} if low else None)
-    compiling = time.perf_counter() - start
-    text = program.as_text() or ""
+    programs, seconds = {}, {}
+    for name, piece in lowered.items():
+        start = time.perf_counter()
+        programs[name] = piece.compile({"exec_time_optimization_effort": -1.0} if low else None)
+        seconds[name] = time.perf_counter() - start
+    texts = {name: program.as_text() or "" for name, program in programs.items()}
     if args.hlo:
-        Path(args.hlo).write_text(text, encoding="utf-8")
-    found = operations(text)
-    memory = program.memory_analysis()
+        Path(args.hlo).write_text("\n".join(texts.values()), encoding="utf-8")
+    found = [operation for text in texts.values() for operation in operations(text)]
+    needs = memory(pieces, programs, mesh.size)
     parameters = sum(
         int(np.prod(shape))
         for shapes in parameter_shapes(config).values()
         for shape in shapes.values()
     )
-    least = floor(traced.jaxpr, parameters)
+    least = floor(*(piece.traced.jaxpr for piece in pieces), parameters=parameters)
     chip = chip_of(devices[0])
-    cost = program.cost_analysis() or {}
+    costs = [program.cost_analysis() or {} for program in programs.values()]
+    moved = sum(cost.get("bytes accessed", float("nan")) for cost in costs)
     return {
         "target": args.target or devices[0].device_kind,
         "devices": mesh.size,
@@ -98,15 +81,23 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         "phonemes": args.phonemes,
         "frames": args.frames,
         "lower_seconds": lowering,
-        "compile_seconds": compiling,
-        "peak_bytes": getattr(memory, "peak_memory_in_bytes", None),
-        "bytes_per_utterance": cost.get("bytes accessed", float("nan")) / args.batch_size,
+        "compile_seconds": sum(seconds.values()),
+        "compile_seconds_of": seconds,
+        # For every other shape; validation's and speech's programs come to it.
+        "compile_seconds_of_a_shape": sum(seconds[name] for name in _of_a_shape(pieces)),
+        "peak_bytes": None if needs is None else needs.bytes,
+        "bytes_per_utterance": moved / args.batch_size,
         **summary(found),
         "gflop_per_utterance": sum(c.flops for c in least.values()) / args.batch_size / 1e9,
         "floor_bytes_per_utterance": sum(c.bytes for c in least.values()) / args.batch_size,
         "floor_milliseconds": 1e3 * sum(c.seconds(chip) for c in least.values()) if chip else None,
         "parts": parts(found, least, args.batch_size, chip),
     }
+
+
+def _of_a_shape(pieces: list[Piece]) -> set[str]:
+    """Those that are compiled again for every shape of a batch."""
+    return {piece.name for piece in pieces if len(piece.key) == 3}
 
 
 def summary(found: list[Operation]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ would touch memory but AdamW, which reads and writes parameters and moments.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -60,15 +61,16 @@ class Cost:
         return max(self.flops / chip.flops, self.bytes / chip.bandwidth)
 
 
-def floor(jaxpr: Any, parameters: int = 0) -> dict[str, Cost]:
-    """Of each part of a traced program (`jax.stages.Traced.jaxpr`).
+def floor(*jaxprs: Any, parameters: int = 0) -> dict[str, Cost]:
+    """Of each part of traced programs (`jax.stages.Traced.jaxpr`) that run one after another.
 
     Args:
-        jaxpr: what was traced; of a function under `shard_map`, one device's share counts.
+        jaxprs: what was traced; of a function under `shard_map`, one device's share counts.
         parameters: numbers that AdamW updates, in float32.
     """
     parts: dict[str, Cost] = {}
-    for scope, equation, times in _products(getattr(jaxpr, "jaxpr", jaxpr), "", 1):
+    products = (_products(getattr(jaxpr, "jaxpr", jaxpr), "", 1) for jaxpr in jaxprs)
+    for scope, equation, times in itertools.chain.from_iterable(products):
         cost = parts.setdefault(part_of(scope), Cost())
         cost.flops += times * _flops(equation)
         cost.bytes += times * sum(_bytes(v.aval) for v in [*equation.invars, *equation.outvars])

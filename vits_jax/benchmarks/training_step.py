@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vits_jax import device_memory
 from vits_jax.benchmarks.floor import floor
 from vits_jax.chips import chip_of
-from vits_jax.compilation import no_garbage_collection, use_cache
+from vits_jax.compilation import use_cache
+from vits_jax.compiler import Programs
 from vits_jax.config import Config
 from vits_jax.model.precision import chosen
 from vits_jax.state import create_state
@@ -78,7 +78,7 @@ def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
 class Step:
     """The training step on random data that is already on the device: both networks, both updates.
 
-    Calling it runs one to its end and tells its seconds.
+    Calling it runs one to its end and tells its seconds. ``flops`` are each device's.
     """
 
     def __init__(self, args: argparse.Namespace, config: Config):
@@ -95,18 +95,21 @@ class Step:
         self._rates = jax.device_put(
             {k: jnp.float32(v) for k, v in rates.items()}, replicated(mesh)
         )
+        shape = (args.batch_size, args.phonemes, args.frames)
         start = time.perf_counter()
-        with no_garbage_collection():
-            step = make_train_step(config, mesh)
-            traced = step.trace(self.state, self._batch, self._rates)
-            lowered = traced.lower()
-        self.compiled = lowered.compile()
+        step = make_train_step(config, mesh)
+        self._programs = Programs(step, "training step", devices=mesh.size)
+        self._shape = shape
+        self._programs.ahead(shape, self.state, self._batch, self._rates)
+        self._programs.ready(shape)
         self.compile_seconds = time.perf_counter() - start
-        self.flops = sum(cost.flops for cost in floor(traced.jaxpr).values())  # of each device
+        traced = self._programs.pieces(shape)
+        self.flops = sum(c.flops for c in floor(*(p.traced.jaxpr for p in traced)).values())
+        self.needs = self._programs.needs(shape)
 
     def __call__(self) -> float:
         start = time.perf_counter()
-        self.state, metrics = self.compiled(self.state, self._batch, self._rates)
+        self.state, metrics = self._programs(self._shape, self.state, self._batch, self._rates)
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - start
 
@@ -165,7 +168,7 @@ def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         # Of the chip's bfloat16 peak, whatever the precision.
         "mfu": ours.flops / median / chip.flops if chip else None,
         # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
-        "peak_bytes": stats.get("peak_bytes_in_use", device_memory.asked(ours.compiled)),
+        "peak_bytes": stats.get("peak_bytes_in_use", ours.needs.bytes if ours.needs else None),
         "peer_peak_bytes": peer_peak,
         "all_step_seconds": seconds,
         "all_peer_step_seconds": peer_seconds,

@@ -24,19 +24,21 @@ def flatten(module: nnx.Module) -> Parameters:
     }
 
 
-def bind(module: M, parameters: Parameters) -> M:
+def bind(module: M, parameters: Parameters, *, partly: bool = False) -> M:
     """The same module with other parameters.
 
     Args:
         module: a module, abstract (``nnx.eval_shape``) or not; it is left as it is.
         parameters: one array for every name that ``flatten(module)`` gives.
+        partly: some are not there, as only a part of the module will be called.
 
     Raises:
         KeyError: a parameter is missing.
     """
     graph, state = nnx.split(module)
-    flat = {
-        path: variable.replace(parameters[".".join(map(str, path))])
-        for path, variable in nnx.to_flat_state(state)
-    }
+    flat = {}
+    for path, variable in nnx.to_flat_state(state):
+        name = ".".join(map(str, path))
+        given = parameters.get(name) if partly else parameters[name]
+        flat[path] = variable if given is None else variable.replace(given)
     return nnx.merge(graph, nnx.from_flat_state(flat))

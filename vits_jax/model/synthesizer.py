@@ -22,19 +22,23 @@ from vits_jax.model.text_encoder import TextEncoder
 from vits_jax.model.vocoder import Generator
 
 
-class TrainingOutput(NamedTuple):
-    """What the losses need. F frames, P phonemes, C latent channels, S segment samples."""
+class Posterior(NamedTuple):
+    """What the posterior encoder makes of recordings. F frames, C latent channels."""
 
-    audio: jax.Array  # [B, S]
-    segment_start: jax.Array  # [B], frames
+    z: jax.Array  # [B, F, C], a sample
+    logs_q: jax.Array  # [B, F, C], its log-scale
+    y_mask: jax.Array  # [B, F, 1]
+
+
+class Alignment(NamedTuple):
+    """A text beside the recording of it: what the losses need. P phonemes."""
+
     duration_nll: jax.Array  # [B], summed over the phonemes
     path: jax.Array  # [B, F], phoneme of each frame
     x_mask: jax.Array  # [B, P, 1]
-    y_mask: jax.Array  # [B, F, 1]
     z_p: jax.Array  # [B, F, C], the posterior's sample after the flow
     m_p: jax.Array  # [B, F, C], the prior's mean ...
     logs_p: jax.Array  # [B, F, C], ... and log-scale, expanded to frames
-    logs_q: jax.Array  # [B, F, C], the posterior's log-scale
 
 
 class EncodedText(NamedTuple):
@@ -67,31 +71,52 @@ class Synthesizer(nnx.Module):
         """Embedding ``[B, 1, G]`` of speakers ``ids [B]``; None for a single-speaker model."""
         return None if self.emb_g is None else self.emb_g(ids)[:, None].astype(dtype)
 
-    def __call__(
+    def posterior(
         self,
-        phoneme_ids: jax.Array,
-        phoneme_lengths: jax.Array,
         spec: jax.Array,
         spec_lengths: jax.Array,
         speaker_ids: jax.Array,
         random: Randomness,
         dtype: DTypeLike | None = None,
-    ) -> TrainingOutput:
-        """Encode text and audio, align them, decode a random segment.
+    ) -> Posterior:
+        """Encode recordings; noise "enc_q" ``[F, C]``.
 
         Args:
-            phoneme_ids: ``[B, P]``, of ``phoneme_lengths [B]``.
             spec: linear spectrogram ``[B, F, bins]``, zero beyond ``spec_lengths [B]`` frames.
             speaker_ids: ``[B]``; not looked at with one speaker.
-            random: noise "enc_q" ``[F, C]`` and "dp" ``[P, 2]``, uniform "segment", dropout.
+            random: of the noise.
             dtype: of activations (default: the spectrogram's); what comes out has at least float32.
         """
         dtype = spec.dtype if dtype is None else dtype
         g = self.speaker(speaker_ids, dtype)
-        with jax.named_scope("text_encoder"):
-            x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random, dtype)
         with jax.named_scope("posterior_encoder"):
             z, _, logs_q, y_mask = self.enc_q(spec.astype(dtype), spec_lengths, g, random)
+        return Posterior(z, logs_q, y_mask)
+
+    def align(
+        self,
+        phoneme_ids: jax.Array,
+        phoneme_lengths: jax.Array,
+        speaker_ids: jax.Array,
+        spec_lengths: jax.Array,
+        posterior: Posterior,
+        random: Randomness,
+        dtype: DTypeLike,
+    ) -> Alignment:
+        """Encode texts, and find which frames say which phoneme; noise "dp" ``[P, 2]``, dropout.
+
+        Args:
+            phoneme_ids: ``[B, P]``, of ``phoneme_lengths [B]``.
+            speaker_ids: ``[B]``; not looked at with one speaker.
+            spec_lengths: ``[B]``, frames.
+            posterior: of the recordings.
+            random: of noise and dropout.
+            dtype: of activations; what comes out has at least float32.
+        """
+        g = self.speaker(speaker_ids, dtype)
+        z, _, y_mask = posterior
+        with jax.named_scope("text_encoder"):
+            x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random, dtype)
         with jax.named_scope("flow"):
             z_p = at_least_float32(self.flow(z.astype(dtype), y_mask, g))
         with jax.named_scope("alignment"):
@@ -103,16 +128,23 @@ class Synthesizer(nnx.Module):
             durations = jnp.sum(aligned, axis=1)[:, :, None]  # [B, P, 1]
             duration_nll = self.dp.negative_log_likelihood(x, x_mask, g, durations, random)
         m_p, logs_p = _expand(aligned, m_p), _expand(aligned, logs_p)
+        return Alignment(duration_nll, path, x_mask, z_p, m_p, logs_p)
 
-        # Every start at which the segment lies inside the utterance is as likely.
-        starts = (spec_lengths - (self.segment_frames - 1)).astype(spec.dtype)
-        start = random.uniform("segment", spec.dtype) * starts
-        start = jnp.maximum(start.astype(jnp.int32), 0)
+    def segment_start(
+        self, spec_lengths: jax.Array, random: Randomness, dtype: jnp.dtype
+    ) -> jax.Array:
+        """First frame of what the decoder generates of each row, int32 ``[B]``; uniform "segment".
+
+        Every start at which the segment lies inside the utterance is as likely.
+        """
+        starts = (spec_lengths - (self.segment_frames - 1)).astype(dtype)
+        start = random.uniform("segment", dtype) * starts
+        return jnp.maximum(start.astype(jnp.int32), 0)
+
+    def generate(self, z: jax.Array, speaker_ids: jax.Array, dtype: DTypeLike) -> jax.Array:
+        """Audio ``[B, segment_size]`` of a segment ``z [B, segment_frames, C]``."""
         with jax.named_scope("decoder"):
-            audio = self.dec(cut(z, start, self.segment_frames).astype(dtype), g)
-        return TrainingOutput(
-            audio, start, duration_nll, path, x_mask, y_mask, z_p, m_p, logs_p, logs_q
-        )
+            return self.dec(z.astype(dtype), self.speaker(speaker_ids, dtype))
 
     def encode(
         self,

@@ -50,6 +50,9 @@ class Evaluator(Protocol):
     @property
     def every(self) -> int: ...
 
+    def ahead(self, state: TrainState) -> None:
+        """Have compiled, in the background, what it will need; `state` is only looked at."""
+
     def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
         """Judge; ends early, with what it has, once `stop` is asked."""
 

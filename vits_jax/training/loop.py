@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vits_jax import device_memory
 from vits_jax.checkpoints.store import Metadata
-from vits_jax.compilation import CompiledByShape
+from vits_jax.compiler import Compiler, Programs
 from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check, check_batch
 from vits_jax.data.batching.batches import Batch, batches
@@ -21,6 +22,7 @@ from vits_jax.data.split import split
 from vits_jax.data.voice_config import VoiceConfig, read_config
 from vits_jax.state import Position
 from vits_jax.training import memory, schedule
+from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.announcements import announce, conclude, warn_if_over
 from vits_jax.training.evaluation import Evaluator, due
 from vits_jax.training.examples import SpokenExamples
@@ -105,17 +107,26 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
         step, epoch, batch = int(state.step), start.position.epoch, start.position.batch
 
     # Step
-    train_step = CompiledByShape(make_train_step(config, mesh), "training step")
-    evaluators: list[Evaluator] = [Validation(config, mesh, dataset, plan, parts.validation)]
+    compiler = Compiler()
+    train_step = Programs(make_train_step(config, mesh), "training step", compiler, mesh.size)
+    evaluators: list[Evaluator] = [
+        Validation(config, mesh, dataset, plan, parts.validation, compiler)
+    ]
     if not run.fast_dev_run:
-        evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test))
+        evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test, compiler))
 
     # Loop
     end = schedule.last_step(run, Position(step, epoch, batch), per_epoch)
     warn_if_over(start, Position(step, epoch, batch), end)
+    first = Position(step, epoch, batch)
+    compile_ahead(config, mesh, plan, per_epoch, first, end, state, train_step, evaluators)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
-    with Outputs(run_dir, run, step, end) as output, train_step.waiting():
+    with (
+        contextlib.closing(compiler),
+        Outputs(run_dir, run, step, end) as output,
+        train_step.waiting(),
+    ):
 
         def report(lag: int = lag) -> None:
             for numbers in pending.ready(lag):
@@ -131,7 +142,10 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
             output.save(state, Metadata(config, position, raw, identity, start.decay_from))
 
         def ending() -> bool:
-            return step >= end or stop.asked or skipped.too_many
+            return step >= end or interrupted() or skipped.too_many
+
+        def interrupted() -> bool:
+            return stop.asked or compiler.failure is not None
 
         while not ending():
             rates = schedule.learning_rates(config, epoch - start.decay_from)
@@ -139,13 +153,14 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
             planned = plan.epoch(epoch)
             for bucket, rows in batches(dataset, plan, epoch, batch, per_epoch - batch):
                 compiling = train_step.seconds
+                if not train_step.ready(bucket.shape, interrupted):
+                    break
+                output.progress.other(train_step.seconds - compiling)
                 output.profiler.begin()
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                     on_devices = put_rows(rows, mesh)
-                    shape = (bucket.rows, bucket.phonemes, bucket.frames)
-                    state, metrics = train_step(shape, state, on_devices, rates_on_devices)
+                    state, metrics = train_step(bucket.shape, state, on_devices, rates_on_devices)
                 output.profiler.end(metrics)
-                output.progress.other(train_step.seconds - compiling)
                 numbers = StepNumbers(
                     step=step + 1,
                     epoch=epoch,
@@ -168,10 +183,13 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
                 if output.due(position) or step >= end:
                     save()
                 for evaluator in evaluators:
-                    if due(evaluator, position) and not stop.asked:
+                    if due(evaluator, position) and not interrupted():
                         report(lag=0)
                         output.evaluate(evaluator, state, position, stop)
-        save()
+        if step > first.step or compiler.failure is None:
+            save()
+        if compiler.failure is not None:
+            raise compiler.failure
     if skipped.too_many:
         raise skipped.failure(run_dir, checkpoint=step)
     conclude(Position(step, epoch, batch), per_epoch, stop.signal, dataset)

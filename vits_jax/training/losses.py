@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from vits_jax.model.arithmetic import at_least_float32, total
 from vits_jax.model.discriminator import Features
-from vits_jax.model.synthesizer import TrainingOutput
+from vits_jax.model.synthesizer import Alignment, Posterior
 
 
 class Rows(NamedTuple):
@@ -58,20 +58,20 @@ def mel_loss(real: jax.Array, generated: jax.Array, n: Rows) -> jax.Array:
     return row_mean(jnp.abs(real - generated), n)
 
 
-def kl_loss(output: TrainingOutput, n: Rows) -> jax.Array:
+def kl_loss(alignment: Alignment, posterior: Posterior, n: Rows) -> jax.Array:
     """Divergence of posterior from prior, by one sample, per frame (VITS, eq. 3 and 4), ``[]``.
 
     As in Piper the sum over the channels is not divided by their number.
     """
-    z_p, m_p, logs_p = output.z_p, output.m_p, output.logs_p
-    kl = logs_p - output.logs_q - 0.5 + 0.5 * (z_p - m_p) ** 2 * jnp.exp(-2 * logs_p)
-    per_row = jnp.sum(kl * output.y_mask.astype(kl.dtype), axis=(1, 2))
+    z_p, m_p, logs_p = alignment.z_p, alignment.m_p, alignment.logs_p
+    kl = logs_p - posterior.logs_q - 0.5 + 0.5 * (z_p - m_p) ** 2 * jnp.exp(-2 * logs_p)
+    per_row = jnp.sum(kl * posterior.y_mask.astype(kl.dtype), axis=(1, 2))
     return jnp.sum(per_row * n.weight) / n.frames
 
 
-def duration_loss(output: TrainingOutput, n: Rows) -> jax.Array:
+def duration_loss(alignment: Alignment, n: Rows) -> jax.Array:
     """Negative log-likelihood (or squared error) of the durations per phoneme, ``[]``."""
-    return jnp.sum(output.duration_nll * n.weight) / n.phonemes
+    return jnp.sum(alignment.duration_nll * n.weight) / n.phonemes
 
 
 def discriminator_loss(real: list[Features], generated: list[Features], n: Rows) -> jax.Array:

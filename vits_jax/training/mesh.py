@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
+from vits_jax.config import Config
 from vits_jax.errors import UserError
 
 BY_OUTPUT = {"tpu"}  # platforms on which the last dimension of a weight is its output's channels
+AXIS = "data"  # of the mesh, over which rows are spread
 LANES = 128  # numbers of the last dimension that a TPU keeps together
 
 
 def make_mesh(devices: int | str = "auto", accelerator: str = "auto") -> Mesh:
-    """A mesh with the one axis ``data``.
+    """A mesh with the one axis `AXIS`.
 
     Args:
         devices: how many devices, or ``auto`` for all of them.
@@ -38,7 +42,7 @@ def make_mesh(devices: int | str = "auto", accelerator: str = "auto") -> Mesh:
     if count > len(found):
         raise UserError(f"--devices {count}: JAX finds {len(found)} here ({found[0].device_kind})")
     # Automatic axes: with explicit ones, indexing by sharded ids does not trace.
-    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=found[:count])
+    return jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=found[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -48,29 +52,66 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def by_row(mesh: Mesh) -> NamedSharding:
     """The first dimension spread over the devices."""
-    return NamedSharding(mesh, P("data"))
+    return NamedSharding(mesh, P(AXIS))
 
 
-def formats(state: Any, mesh: Mesh) -> Any:
+def formats(state: Any, mesh: Mesh, *, stacked: bool = False) -> Any:
     """How each array of a state (or of its parameters) lies on the devices, a copy on each.
 
     A tree as the state, or one answer for all of it, as JAX takes for shardings.
+
+    Args:
+        state: a tree of arrays.
+        mesh: the devices.
+        stacked: every device has its own, and all together they have a dimension more, the first.
 
     On a TPU the weights of convolutions lie as their gradients come out, the taps outermost
     and the output channels innermost. As the compiler would have them by itself, AdamW copies
     each weight and both its moments there and back (docs/performance.md).
     """
-    whole = replicated(mesh)
+    whole = by_row(mesh) if stacked else replicated(mesh)
     if mesh.devices.flat[0].platform not in BY_OUTPUT:
         return whole
 
     def of(array: Any) -> NamedSharding | Format:
         dimensions = array.ndim
         fills_lanes = dimensions >= 3 and array.shape[0] % LANES == 0
-        by_output = Layout(major_to_minor=tuple(reversed(range(dimensions))))
-        return Format(by_output, whole) if fills_lanes else whole
+        order = tuple(reversed(range(dimensions)))
+        if stacked:
+            order = (0, *(1 + dimension for dimension in order))
+        return Format(Layout(major_to_minor=order), whole) if fills_lanes else whole
 
     return jax.tree.map(of, state)
+
+
+def abstract_batch(config: Config, mesh: Mesh, rows: int, phonemes: int, frames: int) -> Any:
+    """What `put_rows` gives of a batch of that shape (`load_batch`), of `jax.ShapeDtypeStruct`."""
+
+    def array(kind: DTypeLike, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), kind, sharding=by_row(mesh))
+
+    return {
+        "phoneme_ids": array(jnp.int32, phonemes),
+        "phoneme_lengths": array(jnp.int32),
+        "audio": array(jnp.int16, frames * config.audio.hop_length),
+        "audio_lengths": array(jnp.int32),
+        "speaker_ids": array(jnp.int32),
+        "weight": array(jnp.float32),
+    }
+
+
+def abstract_copy(arrays: Any, mesh: Mesh) -> Any:
+    """`arrays` as they lie on the devices (`formats`), of `jax.ShapeDtypeStruct`."""
+    held = jax.tree.broadcast(formats(arrays, mesh), arrays)
+    return jax.tree.map(
+        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), arrays, held
+    )
+
+
+def abstract_rates(mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Learning rates (`schedule`)."""
+    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
+    return {"learning_rate": rate, "learning_rate_d": rate}
 
 
 def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -4,12 +4,17 @@ Piper's order: the generator runs once; both losses are taken at the same weight
 discriminators' on the detached audio. The discriminators run once, on recorded and
 generated audio as one batch, and both gradients pull back through that pass.
 
+It is in three stages. Text and recordings are as long as the batch's shape says: `encode` takes
+the losses of that part, and `finish` its gradients. What lies between, `generate`, sees a
+segment of each recording, as long as any other: decoder and discriminators, most of the step.
+
 All of it sees one device's rows, and gives this device's share of the batch's means.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +27,51 @@ from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, Networks
 from vits_jax.model.parameters import Parameters, bind
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import Randomness
-from vits_jax.model.synthesizer import cut
+from vits_jax.model.synthesizer import Posterior, cut
 from vits_jax.model.weight_norm import fold
 from vits_jax.training import losses
 from vits_jax.training.losses import Rows
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+_DECODER, _POSTERIOR, _SPEAKERS = "dec.", "enc_q.", "emb_g."  # names of parameters begin so
+
+
+class Segment(NamedTuple):
+    """What is generated of each row, and what it is held against."""
+
+    z: jax.Array  # [B, segment_frames, C]
+    real: jax.Array  # [B, segment_size], of the recording
+    mel: jax.Array  # [B, segment_frames, mels], its log mel
+    speaker_ids: jax.Array  # [B]
+
+
+class Encoded(NamedTuple):
+    """What `encode` leaves for `finish`.
+
+    Attributes:
+        pull_back: gradients to what the posterior encoder gave, to those to its parameters.
+        to_z, to_logs_q: those gradients ``[B, F, C]``, but for the segment's.
+        grads: to all other parameters, with the weights computed (`weight_norm.fold`).
+        start: of the segments ``[B]``, frames.
+    """
+
+    pull_back: Callable[..., tuple[Parameters]]
+    to_z: jax.Array
+    to_logs_q: jax.Array
+    grads: Parameters
+    start: jax.Array
+
+
+def encoders(params: Parameters) -> Parameters:
+    """Of the generator's parameters, ``{name: …}``, those that `Objective.encode` needs."""
+    return {name: p for name, p in params.items() if not name.startswith(_DECODER)}
+
+
+def decoder(params: Parameters) -> Parameters:
+    """Of the generator's parameters, ``{name: …}``, those that `Objective.generate` needs."""
+    return {name: p for name, p in params.items() if name.startswith((_DECODER, _SPEAKERS))}
 
 
 class Objective(NamedTuple):
@@ -55,18 +98,74 @@ class Objective(NamedTuple):
             rows: their weights, and what the whole batch holds.
             random: noise, segments and dropout.
         """
+        own = encoders(params[GENERATOR])
+        segment, encoded, metrics = self.encode(own, batch, rows, random)
+        to_z, grads, more = self.generate(
+            decoder(params[GENERATOR]), params[DISCRIMINATOR], segment, rows
+        )
+        grads[GENERATOR] = added(self.finish(own, encoded, to_z), grads[GENERATOR])
+        return grads, added(metrics, more)
+
+    def encode(
+        self, params: Parameters, batch: Batch, rows: Rows, random: Randomness
+    ) -> tuple[Segment, Encoded, Metrics]:
+        """Text and recordings of the batch's shape, their losses; arguments as of `gradients`.
+
+        Args:
+            params: `encoders` of the generator's.
+        """
+        weights = self.config.optimizer
+        folded = fold(params, self.precision.compute, rows=batch["weight"].shape[0])
+        of_posterior = (_POSTERIOR, _SPEAKERS)
+        own = {name: p for name, p in folded.items() if name.startswith(of_posterior)}
+        rest = {name: p for name, p in folded.items() if not name.startswith(_POSTERIOR)}
+        audio, spec = self._recordings(batch)
+
+        def posterior(params: Parameters) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+            z, logs_q, y_mask = self._posterior(params, batch, spec, random)
+            return (z, logs_q), y_mask
+
+        def aligned(
+            params: Parameters, z: jax.Array, logs_q: jax.Array
+        ) -> tuple[jax.Array, Metrics]:
+            kl, dur = self._aligned(params, batch, Posterior(z, logs_q, y_mask), rows, random)
+            return weights.c_kl * kl + weights.c_dur * dur, {"kl": kl, "dur": dur}
+
+        (z, logs_q), pull_back, y_mask = jax.vjp(posterior, own, has_aux=True)
+        taken = jax.value_and_grad(aligned, (0, 1, 2), has_aux=True)(rest, z, logs_q)
+        (loss, metrics), (grads, to_z, to_logs_q) = taken
+        segment, start = self._segment(batch, audio, spec, z, random)
+        encoded = Encoded(pull_back, to_z, to_logs_q, grads, start)
+        return segment, encoded, {"loss_g": loss, **metrics}
+
+    def generate(
+        self, params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows
+    ) -> tuple[jax.Array, dict[str, Parameters], Metrics]:
+        """Segments of audio, and both networks' losses of them.
+
+        Args:
+            params_g: `decoder` of the generator's.
+            params_d: the discriminators'.
+            segment: as `encode` gives it.
+            rows: as of `gradients`.
+
+        Returns:
+            The gradient to `Segment.z`, those to the parameters by network, the losses.
+        """
         weights, compute = self.config.optimizer, self.precision.compute
 
-        def generator(parameters: Parameters) -> tuple[tuple[jax.Array, jax.Array], _Generated]:
-            g = self._generate(parameters, batch, rows, random)
-            return (g.loss(weights), g.audio), g
+        def generator(
+            params: Parameters, z: jax.Array
+        ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+            audio, mel = self._audio(params, segment._replace(z=z), rows)
+            return (weights.c_mel * mel, audio), mel
 
-        (own, audio), pull_back_generator, g = jax.vjp(generator, params[GENERATOR], has_aux=True)
+        (own, audio), pull_back, mel = jax.vjp(generator, params_g, segment.z, has_aux=True)
 
-        def discriminator(parameters: Parameters) -> tuple[jax.Array, tuple[list[Features], ...]]:
+        def discriminator(parameters: Parameters) -> tuple[jax.Array, tuple[Any, ...]]:
             judges = bind(self.networks.discriminator, fold(parameters, compute))
             features, saved = judges.forward(
-                g.real.astype(compute), lax.stop_gradient(audio).astype(compute)
+                segment.real.astype(compute), lax.stop_gradient(audio).astype(compute)
             )
             real, generated = _halves(features)
             with jax.named_scope("discriminator_loss"):
@@ -74,76 +173,141 @@ class Objective(NamedTuple):
             return disc, (real, generated, saved)
 
         (disc, (real, generated, saved)), grads_d = jax.value_and_grad(discriminator, has_aux=True)(
-            params[DISCRIMINATOR]
+            params_d
         )
         (adversarial, terms), to_features = jax.value_and_grad(_adversarial, has_aux=True)(
             generated, real, rows, weights
         )
-        judges = bind(self.networks.discriminator, fold(params[DISCRIMINATOR], compute))
+        judges = bind(self.networks.discriminator, fold(params_d, compute))
         to_audio = judges.pull_back(saved, generated, to_features, audio.astype(compute))
-        (grads_g,) = pull_back_generator((jnp.ones_like(own), to_audio.astype(audio.dtype)))
+        grads_g, to_z = pull_back((jnp.ones_like(own), to_audio.astype(audio.dtype)))
         grads = {GENERATOR: grads_g, DISCRIMINATOR: grads_d}
-        return grads, _metrics(own + adversarial, g, terms, disc)
+        return to_z, grads, _metrics(own + adversarial, mel, terms, disc)
+
+    def finish(self, params: Parameters, encoded: Encoded, to_segment: jax.Array) -> Parameters:
+        """The gradients of `encode`'s part.
+
+        Args:
+            params: `encoders` of the generator's.
+            encoded: what `encode` left.
+            to_segment: the gradient to its segment ``[B, segment_frames, C]``.
+        """
+        rows, to_z = encoded.start.shape[0], encoded.to_z
+        with jax.named_scope("decoder"):
+            whole = jax.vmap(lax.dynamic_update_slice_in_dim, (0, 0, 0, None))
+            to_z = to_z + whole(jnp.zeros_like(to_z), to_segment, encoded.start, 0)
+        (own,) = encoded.pull_back((to_z, encoded.to_logs_q))
+
+        def folded(params: Parameters) -> Parameters:
+            return fold(params, self.precision.compute, rows=rows)
+
+        _, unfold = jax.vjp(folded, params)
+        (grads,) = unfold(added(own, encoded.grads))
+        return grads
 
     def losses(
         self, params: dict[str, Parameters], batch: Batch, rows: Rows, random: Randomness
     ) -> Metrics:
         """The same losses without gradients; arguments as of `gradients`."""
+        segment, metrics = self.encode_losses(encoders(params[GENERATOR]), batch, rows, random)
+        more = self.generate_losses(
+            decoder(params[GENERATOR]), params[DISCRIMINATOR], segment, rows
+        )
+        return added(metrics, more)
+
+    def encode_losses(
+        self, params: Parameters, batch: Batch, rows: Rows, random: Randomness
+    ) -> tuple[Segment, Metrics]:
+        """As `encode`, without gradients."""
+        weights = self.config.optimizer
+        folded = fold(params, self.precision.compute, rows=batch["weight"].shape[0])
+        audio, spec = self._recordings(batch)
+        posterior = self._posterior(folded, batch, spec, random)
+        kl, dur = self._aligned(folded, batch, posterior, rows, random)
+        segment, _ = self._segment(batch, audio, spec, posterior.z, random)
+        loss = weights.c_kl * kl + weights.c_dur * dur
+        return segment, {"loss_g": loss, "kl": kl, "dur": dur}
+
+    def generate_losses(
+        self, params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows
+    ) -> Metrics:
+        """As `generate`, without gradients."""
         weights, compute = self.config.optimizer, self.precision.compute
-        g = self._generate(params[GENERATOR], batch, rows, random)
-        judges = bind(self.networks.discriminator, fold(params[DISCRIMINATOR], compute))
-        both = jnp.concatenate([g.real, g.audio]).astype(compute)
+        audio, mel = self._audio(params_g, segment, rows)
+        judges = bind(self.networks.discriminator, fold(params_d, compute))
+        both = jnp.concatenate([segment.real, audio]).astype(compute)
         real, generated = _halves(judges(both))
         disc = losses.discriminator_loss(real, generated, rows)
         adversarial, terms = _adversarial(generated, real, rows, weights)
-        return _metrics(g.loss(weights) + adversarial, g, terms, disc)
+        return _metrics(weights.c_mel * mel + adversarial, mel, terms, disc)
 
-    def _generate(
-        self, params: Parameters, batch: Batch, rows: Rows, random: Randomness
-    ) -> _Generated:
-        """Run the generator and take the losses that need no discriminator."""
-        audio_config = self.config.audio
+    def _recordings(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Audio ``[B, T]`` and its linear spectrogram ``[B, F, bins]``."""
         with jax.named_scope("spectrogram"):
             audio = dequantise(batch["audio"], self.precision.params)
-            spec = spectrogram(audio, batch["audio_lengths"], audio_config)
-        folded = fold(params, self.precision.compute, rows=batch["weight"].shape[0])
-        output = bind(self.networks.generator, folded)(
+            return audio, spectrogram(audio, batch["audio_lengths"], self.config.audio)
+
+    def _posterior(
+        self, params: Parameters, batch: Batch, spec: jax.Array, random: Randomness
+    ) -> Posterior:
+        network = bind(self.networks.generator, params, partly=True)
+        frames, ids = self._frames(batch), batch["speaker_ids"]
+        return network.posterior(spec, frames, ids, random, self.precision.compute)
+
+    def _aligned(
+        self,
+        params: Parameters,
+        batch: Batch,
+        posterior: Posterior,
+        rows: Rows,
+        random: Randomness,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Divergence and duration loss, each ``[]``."""
+        alignment = bind(self.networks.generator, params, partly=True).align(
             batch["phoneme_ids"],
             batch["phoneme_lengths"],
-            spec,
-            batch["audio_lengths"] // audio_config.hop_length,
             batch["speaker_ids"],
+            self._frames(batch),
+            posterior,
             random,
             self.precision.compute,
         )
         with jax.named_scope("generator_losses"):
+            kl = losses.kl_loss(alignment, posterior, rows)
+            return kl, losses.duration_loss(alignment, rows)
+
+    def _segment(
+        self, batch: Batch, audio: jax.Array, spec: jax.Array, z: jax.Array, random: Randomness
+    ) -> tuple[Segment, jax.Array]:
+        """What is generated, and its first frames ``[B]``."""
+        config, network, size = self.config, self.networks.generator, self.config.segment_frames
+        start = network.segment_start(self._frames(batch), random, spec.dtype)
+        with jax.named_scope("generator_losses"):
             # The target mel is cut from the whole utterance's, the generated one has the
             # segment only.
-            start, size = output.segment_start, self.config.segment_frames
-            target_mel = mel_from_spectrogram(cut(spec, start, size), audio_config)
-            mel = mel_spectrogram(output.audio, audio_config)
-            real = cut(audio, start * audio_config.hop_length, self.config.model.segment_size)
-            return _Generated(
-                output.audio,
-                real,
-                losses.mel_loss(target_mel, mel, rows),
-                losses.kl_loss(output, rows),
-                losses.duration_loss(output, rows),
-            )
+            mel = mel_from_spectrogram(cut(spec, start, size), config.audio)
+            real = cut(audio, start * config.audio.hop_length, config.model.segment_size)
+        return Segment(cut(z, start, size), real, mel, batch["speaker_ids"]), start
+
+    def _audio(
+        self, params: Parameters, segment: Segment, rows: Rows
+    ) -> tuple[jax.Array, jax.Array]:
+        """What is generated, ``[B, segment_size]``, and its mel loss ``[]``."""
+        compute, number = self.precision.compute, segment.speaker_ids.shape[0]
+        folded = fold(params, compute, rows=number)
+        network = bind(self.networks.generator, folded, partly=True)
+        audio = network.generate(segment.z, segment.speaker_ids, compute)
+        with jax.named_scope("generator_losses"):
+            mel = mel_spectrogram(audio, self.config.audio)
+            return audio, losses.mel_loss(segment.mel, mel, rows)
+
+    def _frames(self, batch: Batch) -> jax.Array:
+        return batch["audio_lengths"] // self.config.audio.hop_length
 
 
-class _Generated(NamedTuple):
-    """One pass of the generator."""
-
-    audio: jax.Array  # [B, S]
-    real: jax.Array  # [B, S], the segment of the recording
-    mel: jax.Array
-    kl: jax.Array
-    dur: jax.Array
-
-    def loss(self, weights: OptimizerConfig) -> jax.Array:
-        """The part of the generator's loss that needs no discriminator, ``[]``."""
-        return weights.c_mel * self.mel + weights.c_kl * self.kl + weights.c_dur * self.dur
+def added(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Both, by name; what has one name is added."""
+    return a | {name: a[name] + x if name in a else x for name, x in b.items()}
 
 
 class _Adversarial(NamedTuple):
@@ -169,14 +333,12 @@ def _halves(features: list[Features]) -> tuple[list[Features], list[Features]]:
 
 
 def _metrics(
-    loss_g: jax.Array, g: _Generated, adversarial: _Adversarial, disc: jax.Array
+    loss_g: jax.Array, mel: jax.Array, adversarial: _Adversarial, disc: jax.Array
 ) -> Metrics:
     return {
         "loss_g": loss_g,
         "loss_d": disc,
-        "mel": g.mel,
-        "kl": g.kl,
-        "dur": g.dur,
+        "mel": mel,
         "gen": adversarial.gen,
         "fm": adversarial.fm,
         "disc": disc,

@@ -1,16 +1,19 @@
-"""One training step of both networks, as a pure function of state, batch and learning rates.
+"""One training step of both networks: of state, batch and learning rates, a new state.
 
 The batch lies in rows over the mesh's ``data`` axis and the step runs inside
 ``shard_map``: automatic partitioning would gather the whole batch for FFTs and grouped
 convolutions. Each device takes gradients of its share of the batch's mean losses
 (`objective`); their sum over the devices is the batch's gradient.
+
+A step is five compiled functions, not one: most of it sees segments, whatever the batch's
+shape, and is compiled once for all shapes (`programs`).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,35 +28,45 @@ from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, folded_networks
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.precision import POLICIES, Precision, chosen
 from vits_jax.model.randomness import RowRandomness, row_keys
+from vits_jax.programs import Call, Composed, Function, of_nothing, of_rows, of_shape
 from vits_jax.state import TrainState, abstract_state
 from vits_jax.training import optimizer
 from vits_jax.training.gradients import summed
 from vits_jax.training.losses import Rows, count_rows
-from vits_jax.training.mesh import formats, replicated
-from vits_jax.training.objective import Batch, Metrics, Objective
+from vits_jax.training.mesh import AXIS, formats
+from vits_jax.training.objective import (
+    Batch,
+    Encoded,
+    Metrics,
+    Objective,
+    Segment,
+    added,
+    decoder,
+    encoders,
+)
 
 Rates = dict[str, jax.Array]
 
 VALIDATION_STEP = 2**31 - 1  # a step that no run reaches: validation's own random numbers
-_AXIS = "data"  # of the mesh, over which rows are spread
+
+_SHARED, _OWN = P(), P(AXIS)
 
 
-class _Part(NamedTuple):
-    """Some of a device's rows: what is read of them, their weights, their random keys."""
+class Part(NamedTuple):
+    """Rows that are computed at once: what is read of them, their weights, their random keys."""
 
     batch: Batch
-    weight: jax.Array
-    keys: jax.Array
-
-    def rows(self, whole: Rows) -> Rows:
-        """Their weights, beside what the whole batch holds."""
-        return whole._replace(weight=self.weight)
+    rows: Rows
+    keys: jax.Array  # [B]
 
 
-def make_train_step(
-    config: Config, mesh: Mesh, precision: Precision | None = None
-) -> jax.stages.Wrapped:
-    """``step(state, batch, rates) -> state, metrics``, jitted; the old state is donated.
+# How they lie on the devices.
+_ROWS: Any = Rows(*cast(Any, (_OWN, _SHARED, _SHARED, _SHARED)))
+_PART: Any = Part(*cast(Any, (_OWN, _ROWS, _OWN)))
+
+
+def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = None) -> Composed:
+    """``step(state, batch, rates) -> state, metrics``; the old state is donated.
 
     ``batch`` is laid out in rows over the mesh, the rest is replicated. ``rates`` holds
     ``learning_rate`` and ``learning_rate_d``, float32 ``[]``. Metrics are the batch's means:
@@ -66,38 +79,148 @@ def make_train_step(
         mesh: the devices.
         precision: of the arithmetic (default: what `config` asks for).
     """
-    platform = mesh.devices.flat[0].platform
-    precision = precision or POLICIES[chosen(config.run.precision, platform)]
-    objective = Objective(config, folded_networks(config), precision)
+    on = _Devices(config, mesh, precision)
+    objective = on.objective
 
-    def step(state: TrainState, batch: Batch, rates: Rates) -> tuple[TrainState, Metrics]:
-        with precision.products(), forms_for(platform):
-            return _train_step(objective, state, batch, rates, platform)
+    def rows(step: jax.Array, batch: Batch) -> tuple[Part, ...]:
+        return _parts(objective, batch, step, 0)
 
-    held = formats(abstract_state(config), mesh)
-    return _over_rows(
-        step, mesh, (P(), P(_AXIS), P()), held, (held, replicated(mesh)), donate_argnums=0
-    )
+    def encode(params: Parameters, part: Part) -> Any:
+        random = RowRandomness(part.keys, dropout=True)
+        segment, *rest = objective.encode(params, part.batch, part.rows, random)
+        return segment, *map(_stacked, rest)
+
+    def generate(params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows) -> Any:
+        to_segment, *rest = objective.generate(params_g, params_d, segment, rows)
+        return to_segment, *map(_stacked, rest)
+
+    def finish(params: Parameters, encoded: Encoded, to_segment: jax.Array) -> Parameters:
+        return _stacked(objective.finish(params, _unstacked(encoded), to_segment))
+
+    def update(state: TrainState, taken: _Taken, rates: Rates) -> tuple[TrainState, Metrics]:
+        return _updated(config, on.platform, state, _unstacked(taken), rates)
+
+    shapes = abstract_state(config)
+    generator, judges = shapes.params[GENERATOR], shapes.params[DISCRIMINATOR]
+    own, own_decoder = encoders(generator), decoder(generator)
+    grads = {GENERATOR: on.gradients(own_decoder), DISCRIMINATOR: on.gradients(judges)}
+    taken = _Taken(on.gradients(own), grads, on(_OWN), on(_OWN))
+    held = on.held(shapes)
+    functions = {
+        "rows": Function(on.each(rows, (_SHARED, _OWN), on.parts), of_shape),
+        "encode": Function(
+            on.each(encode, (_SHARED, _PART), _OWN, (on.held(own), on(_PART))), of_shape
+        ),
+        "generate": Function(
+            on.each(
+                generate,
+                (_SHARED, _SHARED, _OWN, _ROWS),
+                _OWN,
+                (on.held(own_decoder), on.held(judges), on(_OWN), on(_ROWS)),
+                (on(_OWN), grads, on(_OWN)),
+            ),
+            of_rows,
+        ),
+        "finish": Function(
+            on.each(
+                finish,
+                (_SHARED, _OWN, _OWN),
+                _OWN,
+                (on.held(own), on(_OWN), on(_OWN)),
+                on.gradients(own),
+            ),
+            of_shape,
+        ),
+        "add": Function(on.sum(taken), of_nothing),
+        "update": Function(
+            on.each(
+                update,
+                (_SHARED, _OWN, _SHARED),
+                _SHARED,
+                (held, taken, on(_SHARED)),
+                (held, on(_SHARED)),
+                donate_argnums=0,
+            ),
+            of_nothing,
+        ),
+    }
+
+    def step(
+        call: Call, state: TrainState, batch: Batch, rates: Rates
+    ) -> tuple[TrainState, Metrics]:
+        params_g, params_d = state.params[GENERATOR], state.params[DISCRIMINATOR]
+        own, own_decoder = encoders(params_g), decoder(params_g)
+        total: _Taken | None = None
+        for part in call("rows", state.step, batch):
+            segment, encoded, losses = call("encode", own, part)
+            to_segment, grads, more = call("generate", own_decoder, params_d, segment, part.rows)
+            taken = _Taken(call("finish", own, encoded, to_segment), grads, losses, more)
+            total = taken if total is None else call("add", total, taken)
+        return call("update", state, total, rates)
+
+    return Composed(step, functions)
 
 
-def make_eval_step(
-    config: Config, mesh: Mesh, precision: Precision | None = None
-) -> jax.stages.Wrapped:
-    """``evaluate(params, batch, first_row) -> metrics``, jitted: sums, and their ``weight``.
+def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = None) -> Composed:
+    """``evaluate(params, batch, first_row) -> metrics``: sums, and their ``weight``.
 
     Losses are without dropout. ``first_row`` numbers the batch's rows within the validation
     set, so that each utterance meets the same noise and segment every time.
     """
-    platform = mesh.devices.flat[0].platform
-    precision = precision or POLICIES[chosen(config.run.precision, platform)]
-    objective = Objective(config, folded_networks(config), precision)
+    on = _Devices(config, mesh, precision)
+    objective = on.objective
 
-    def evaluate(params: dict[str, Parameters], batch: Batch, first_row: jax.Array) -> Metrics:
-        with precision.products(), forms_for(platform):
-            return _eval_step(objective, params, batch, first_row, platform)
+    def rows(batch: Batch, first_row: jax.Array) -> tuple[Part, ...]:
+        return _parts(objective, batch, VALIDATION_STEP, first_row)
 
-    held = formats(abstract_state(config).params, mesh)
-    return _over_rows(evaluate, mesh, (P(), P(_AXIS), P()), held, replicated(mesh))
+    def encode(params: Parameters, part: Part) -> tuple[Segment, Metrics]:
+        random = RowRandomness(part.keys, dropout=False)
+        segment, losses = objective.encode_losses(params, part.batch, part.rows, random)
+        return segment, lax.psum(losses, AXIS)
+
+    def generate(
+        params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows
+    ) -> Metrics:
+        return lax.psum(objective.generate_losses(params_g, params_d, segment, rows), AXIS)
+
+    def sums(losses: list[Metrics], weight: jax.Array) -> Metrics:
+        total = functools.reduce(added, losses)
+        return {name: value * weight for name, value in total.items()} | {"weight": weight}
+
+    shapes = abstract_state(config).params
+    own, own_decoder = encoders(shapes[GENERATOR]), decoder(shapes[GENERATOR])
+    functions = {
+        "rows": Function(on.each(rows, (_OWN, _SHARED), on.parts), of_shape),
+        "encode": Function(
+            on.each(encode, (_SHARED, _PART), (_OWN, _SHARED), (on.held(own), on(_PART))),
+            of_shape,
+        ),
+        "generate": Function(
+            on.each(
+                generate,
+                (_SHARED, _SHARED, _OWN, _ROWS),
+                _SHARED,
+                (on.held(own_decoder), on.held(shapes[DISCRIMINATOR]), on(_OWN), on(_ROWS)),
+            ),
+            of_rows,
+        ),
+        "sums": Function(on.each(sums, (_SHARED, _SHARED), _SHARED), of_nothing),
+    }
+
+    def evaluate(
+        call: Call, params: dict[str, Parameters], batch: Batch, first_row: jax.Array
+    ) -> Metrics:
+        own, own_decoder = encoders(params[GENERATOR]), decoder(params[GENERATOR])
+        losses = []
+        for part in call("rows", batch, first_row):
+            segment, of_encoders = call("encode", own, part)
+            losses += [
+                of_encoders,
+                call("generate", own_decoder, params[DISCRIMINATOR], segment, part.rows),
+            ]
+        return call("sums", losses, part.rows.rows)
+
+    return Composed(evaluate, functions)
 
 
 def all_finite(metrics: Metrics) -> jax.Array:
@@ -105,28 +228,31 @@ def all_finite(metrics: Metrics) -> jax.Array:
     return jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
 
 
-def _train_step(
-    objective: Objective, state: TrainState, batch: Batch, rates: Rates, platform: str
+class _Taken(NamedTuple):
+    """Gradients and losses of a device's rows, or of some of them."""
+
+    of_encoders: Parameters  # of the generator
+    grads: dict[str, Parameters]  # of the rest of it, and of the discriminators
+    losses: Metrics
+    more: Metrics
+
+
+def _updated(
+    config: Config, platform: str, state: TrainState, taken: _Taken, rates: Rates
 ) -> tuple[TrainState, Metrics]:
-    """On one device's rows. `platform` decides how the program is put together, no number."""
-    config, precision = objective.config, objective.precision
-    rows = count_rows(batch, config.audio.hop_length, precision.params, _AXIS)
-
-    def gradients(part: _Part) -> tuple[dict[str, Parameters], Metrics]:
-        random = RowRandomness(part.keys, dropout=True)
-        return objective.gradients(state.params, part.batch, part.rows(rows), random)
-
-    whole = _Part(batch, rows.weight, _keys(config, state.step, batch))
-    grads, metrics = _over_parts(gradients, whole, config.data.accumulate_grad_batches, platform)
-    metrics = lax.psum(metrics, _AXIS)
-    for network, name in ((GENERATOR, "grad_norm_g"), (DISCRIMINATOR, "grad_norm_d")):
-        reduce = outlined(functools.partial(summed, axis=_AXIS, platform=platform), platform)
-        grads[network], metrics[name] = reduce(grads[network])
-        if most := config.optimizer.gradient_clip_val:
-            algorithm = config.optimizer.gradient_clip_algorithm
-            grads[network] = optimizer.clip(grads[network], metrics[name], most, algorithm)
-    finite = all_finite(metrics)
+    """On one device. `platform` decides how the program is put together, no number."""
+    grads = dict(taken.grads)
+    grads[GENERATOR] = added(taken.of_encoders, grads[GENERATOR])
+    metrics = lax.psum(added(taken.losses, taken.more), AXIS)
     o = config.optimizer
+    for network, name in ((GENERATOR, "grad_norm_g"), (DISCRIMINATOR, "grad_norm_d")):
+        reduce = outlined(functools.partial(summed, axis=AXIS, platform=platform), platform)
+        grads[network], metrics[name] = reduce(grads[network])
+        if most := o.gradient_clip_val:
+            grads[network] = optimizer.clip(
+                grads[network], metrics[name], most, o.gradient_clip_algorithm
+            )
+    finite = all_finite(metrics)
     params, optimizers = {}, {}
     for network, rate, betas in (
         (GENERATOR, rates["learning_rate"], o.betas),
@@ -147,72 +273,93 @@ def _train_step(
     return state.replace(step=state.step + 1, params=params, optimizer=optimizers), metrics
 
 
-def _over_parts(of: Callable[[_Part], Any], whole: _Part, parts: int, platform: str) -> Any:
-    """The sum of `of` over equal parts of this device's rows, one after the other.
+def _parts(
+    objective: Objective, batch: Batch, step: jax.Array | int, first_row: jax.Array | int
+) -> tuple[Part, ...]:
+    """This device's rows in equal parts, as many as an update is accumulated over.
 
-    That is `of` the whole, in the memory of a part: its losses are shares of a mean over
-    what was counted before.
+    Losses of a part are shares of a mean over the whole batch: its sums are counted here. The keys
+    are of the run's seed, the step, the row in the whole.
     """
-    if parts == 1:
-        return of(whole)
-
-    def add(sums: Any, part: _Part) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, of(part)), None
-
-    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), whole)
-    shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], split))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    # XLA:CPU runs convolutions inside a loop forty times slower (docs/log.md).
-    sums, _ = lax.scan(add, zeros, split, unroll=platform == "cpu")
-    return sums
-
-
-def _eval_step(
-    objective: Objective,
-    params: dict[str, Parameters],
-    batch: Batch,
-    first_row: jax.Array,
-    platform: str,
-) -> Metrics:
-    """Sums over the rows, and ``weight``, their number."""
-    config, precision = objective.config, objective.precision
-    rows = count_rows(batch, config.audio.hop_length, precision.params, _AXIS)
-
-    def losses(part: _Part) -> Metrics:
-        random = RowRandomness(part.keys, dropout=False)
-        return objective.losses(params, part.batch, part.rows(rows), random)
-
-    whole = _Part(batch, rows.weight, _keys(config, VALIDATION_STEP, batch, first_row))
-    sums = _over_parts(losses, whole, config.data.accumulate_grad_batches, platform)
-    metrics = lax.psum(sums, _AXIS)
-    return {name: value * rows.rows for name, value in metrics.items()} | {"weight": rows.rows}
-
-
-def _keys(
-    config: Config, step: jax.Array | int, batch: Batch, first_row: jax.Array | int = 0
-) -> jax.Array:
-    """Keys of this device's rows ``[B]``: of the run's seed, the step, the row in the whole."""
+    config = objective.config
+    parts = config.data.accumulate_grad_batches
+    counted = count_rows(batch, config.audio.hop_length, objective.precision.params, AXIS)
     n_rows = batch["weight"].shape[0]
-    rows = lax.axis_index(_AXIS) * n_rows + jnp.arange(n_rows, dtype=jnp.int32)
-    return row_keys(config.run.seed, step, first_row + rows)
+    rows = first_row + lax.axis_index(AXIS) * n_rows + jnp.arange(n_rows, dtype=jnp.int32)
+    of_row = (batch, counted.weight, row_keys(config.run.seed, step, rows))
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), of_row)
+    found = [jax.tree.map(lambda x, i=i: x[i], split) for i in range(parts)]
+    return tuple(Part(own, counted._replace(weight=w), keys) for own, w, keys in found)
 
 
-def _over_rows(
-    function: Callable[..., Any],
-    mesh: Mesh,
-    specs: tuple[P, ...],
-    held: Any,
-    out: Any,
-    **options: Any,
-) -> jax.stages.Wrapped:
-    """Each device on its rows, jitted; `held` and `out` say how first argument and result lie."""
-    # check_vma would insert the gradients' sums by itself, once per tensor where it is used;
-    # one explicit psum at the end is what the compiler combines best.
-    sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
-    return jit(
-        sharded,
-        mesh.devices.flat[0].platform,
-        in_shardings=(held, *(NamedSharding(mesh, spec) for spec in specs[1:])),
-        out_shardings=out,
-        **options,
-    )
+def _stacked(tree: Any) -> Any:
+    """What differs between the devices, as rows over the mesh: each array with a dimension more."""
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+def _unstacked(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+class _Devices:
+    """How functions of a run are compiled for its devices; called, how arrays lie there."""
+
+    def __init__(self, config: Config, mesh: Mesh, precision: Precision | None):
+        self.mesh, self.platform = mesh, mesh.devices.flat[0].platform
+        precision = precision or POLICIES[chosen(config.run.precision, self.platform)]
+        self.objective = Objective(config, folded_networks(config), precision)
+        self.parts = (_PART,) * config.data.accumulate_grad_batches
+
+    def __call__(self, specs: Any) -> Any:
+        """Shardings of a tree of partition specs."""
+        is_spec = functools.partial(lambda kind, x: isinstance(x, kind), P)
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=is_spec)
+
+    def held(self, arrays: Any) -> Any:
+        """Of a state, or parts of it."""
+        return formats(arrays, self.mesh)
+
+    def gradients(self, params: Any) -> Any:
+        """Of gradients of each device's own, `_stacked`."""
+        return formats(params, self.mesh, stacked=True)
+
+    def each(
+        self,
+        function: Callable[..., Any],
+        specs: tuple[Any, ...],
+        out_specs: Any,
+        inputs: Any = None,
+        outputs: Any = None,
+        **options: Any,
+    ) -> jax.stages.Wrapped:
+        """`function` on each device, jitted; how its arguments and results lie follows the specs.
+
+        Args:
+            inputs, outputs: if they lie otherwise.
+        """
+
+        def on_device(*arguments: Any) -> Any:
+            with self.objective.precision.products(), forms_for(self.platform):
+                return function(*arguments)
+
+        on_device.__name__ = function.__name__
+        # check_vma would insert the gradients' sums by itself, once per tensor where it is used;
+        # one explicit psum at the end is what the compiler combines best.
+        sharded = jax.shard_map(
+            on_device, mesh=self.mesh, in_specs=specs, out_specs=out_specs, check_vma=False
+        )
+        return jit(
+            sharded,
+            self.platform,
+            in_shardings=self(specs) if inputs is None else inputs,
+            out_shardings=self(out_specs) if outputs is None else outputs,
+            **options,
+        )
+
+    def sum(self, lie: Any) -> jax.stages.Wrapped:
+        """Of two trees that lie so, the first of which is given up."""
+
+        def add(a: Any, b: Any) -> Any:
+            return jax.tree.map(jnp.add, a, b)
+
+        return jit(add, self.platform, in_shardings=(lie, lie), out_shardings=lie, donate_argnums=0)

@@ -7,17 +7,18 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vits_jax.compilation import CompiledByShape
+from vits_jax.compiler import Compiler, Programs
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Batch, Plan, batches, validation_plan
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation
-from vits_jax.training.mesh import put_rows, replicated
+from vits_jax.training.mesh import abstract_batch, abstract_copy, put_rows, replicated
 from vits_jax.training.skipping import shortened, utterances
 from vits_jax.training.step import make_eval_step
 from vits_jax.training.stopping import Stop
@@ -37,7 +38,15 @@ class Validation:
         every: epochs between two validations.
     """
 
-    def __init__(self, config: Config, mesh: Mesh, dataset: Dataset, plan: Plan, rows: np.ndarray):
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        dataset: Dataset,
+        plan: Plan,
+        rows: np.ndarray,
+        compiler: Compiler,
+    ):
         run = config.run
         self.every = 1 if run.fast_dev_run else run.check_val_every_n_epoch
         self._most_batches = run.fast_dev_run or None
@@ -55,12 +64,23 @@ class Validation:
                 ),
                 *(largest.phonemes, largest.frames, shortened(utterances(dataset, too_long))),
             )
-        self._step = CompiledByShape(make_eval_step(config, mesh), "validation step")
+        self._config = config
+        step = make_eval_step(config, mesh)
+        self._step = Programs(step, "validation step", compiler, mesh.size)
 
     @property
-    def compiled(self) -> CompiledByShape:
+    def compiled(self) -> Programs:
         """The validation step."""
         return self._step
+
+    def ahead(self, state: TrainState) -> None:
+        """Have compiled what it will need, in that order; of `state` only shapes matter."""
+        params = abstract_copy(state.params, self._mesh)
+        row = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
+        for index in self._plan.epoch(0).buckets[: self._count]:
+            bucket = self._plan.buckets[index]
+            batch = abstract_batch(self._config, self._mesh, *bucket.shape)
+            self._step.ahead(bucket.shape, params, batch, row)
 
     def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
         """The losses as ``validation/NAME``; the mel loss tells how good a checkpoint is."""
@@ -78,12 +98,9 @@ class Validation:
 
         A mean that is not finite is left out, after a warning that names its utterances.
         """
-        count = self._plan.steps_per_epoch
-        if self._most_batches is not None:
-            count = min(count, self._most_batches)
         sums, first_row = [], 0
-        for bucket, rows in batches(self._dataset, self._plan, 0, 0, count):
-            if stop.asked:
+        for bucket, rows in batches(self._dataset, self._plan, 0, 0, self._count):
+            if stop.asked or not self._step.ready(bucket.shape, lambda: stop.asked):
                 return {}
             sums.append(self._sums(state, bucket, rows, first_row))
             first_row += bucket.rows
@@ -99,14 +116,19 @@ class Validation:
         means = {name: total / weight for name, total in totals.items()}
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
+    @property
+    def _count(self) -> int:
+        """Batches of one validation."""
+        count = self._plan.steps_per_epoch
+        return count if self._most_batches is None else min(count, self._most_batches)
+
     def _sums(
         self, state: TrainState, bucket: Bucket, rows: Batch, first_row: int
     ) -> dict[str, jax.Array]:
         with jax.transfer_guard("disallow"):
             batch = put_rows(rows, self._mesh)
             row = jax.device_put(np.int32(first_row), replicated(self._mesh))
-            shape = (bucket.rows, bucket.phonemes, bucket.frames)
-            return self._step(shape, state.params, batch, row)
+            return self._step(bucket.shape, state.params, batch, row)
 
     def _warn(self, state: TrainState, step: int, broken: Sequence[int]) -> None:
         """Name what is not finite: in the first batch that is broken, each row by itself."""

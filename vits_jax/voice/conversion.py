@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 
 from vits_jax.config import Config
@@ -50,13 +49,12 @@ def convert(
     # One frame more than whole ones, for the samples that the last is reflected from.
     padded = np.zeros((1, bucket(frames + 1, SMALLEST_FRAMES) * hop), np.float32)
     padded[0, : len(audio)] = audio
-    with jax.default_matmul_precision("highest"):
-        converted = stages.convert(
-            parameters,
-            padded,
-            np.asarray([len(audio)], np.int32),
-            np.asarray([source], np.int32),
-            np.asarray([target], np.int32),
-            np.asarray([seed], np.uint32),
-        )
+    converted = stages.convert(
+        parameters,
+        padded,
+        np.asarray([len(audio)], np.int32),
+        np.asarray([source], np.int32),
+        np.asarray([target], np.int32),
+        np.asarray([seed], np.uint32),
+    )
     return np.asarray(converted)[0, : frames * hop]

@@ -8,12 +8,14 @@ masks end every layer at the true length, and noise is drawn for each position b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from vits_jax.compilation import jit
 from vits_jax.config import Config
@@ -22,6 +24,8 @@ from vits_jax.model.networks import abstract_networks
 from vits_jax.model.parameters import Parameters, bind
 from vits_jax.model.randomness import RowRandomness
 from vits_jax.model.synthesizer import EncodedText
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 SMALLEST_PHONEMES, SMALLEST_FRAMES = 64, 128
 MOST_FRAMES = 1 << 15  # over six minutes; an untrained model may ask for any length
@@ -62,6 +66,7 @@ def make_stages(config: Config, platform: str | None = None) -> Stages:
     """
     network = abstract_networks(config).generator
 
+    @_exact
     def encode(
         parameters: Parameters,
         phoneme_ids: jax.Array,
@@ -81,6 +86,7 @@ def make_stages(config: Config, platform: str | None = None) -> Stages:
         )
         return text._replace(durations=jnp.clip(text.durations, 0, MOST_FRAMES))
 
+    @_exact
     def decode(
         parameters: Parameters,
         text: EncodedText,
@@ -94,6 +100,7 @@ def make_stages(config: Config, platform: str | None = None) -> Stages:
             text, speakers, _random(seeds), n_frames=n_frames, noise_scale=noise_scale, alone=True
         )
 
+    @_exact
     def convert(
         parameters: Parameters,
         audio: jax.Array,
@@ -116,6 +123,17 @@ def make_stages(config: Config, platform: str | None = None) -> Stages:
         jit(decode, platform, static_argnames="n_frames"),
         jit(convert, platform),
     )
+
+
+def _exact(function: F) -> F:
+    """Traced with products in float32 as it says, on every accelerator."""
+
+    @functools.wraps(function)
+    def exact(*arguments: Any, **named: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*arguments, **named)
+
+    return cast(F, exact)
 
 
 def _random(seeds: jax.Array) -> PositionRandomness:
@@ -145,6 +163,22 @@ class Spoken(NamedTuple):
     durations: np.ndarray  # int32 [ids], frames
 
 
+def abstract_arguments(
+    stages: Stages, parameters: Parameters, shape: tuple[int, int]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Of both stages for one sentence of a `shape` as `speak` takes it, `jax.ShapeDtypeStruct`s."""
+
+    def array(kind: DTypeLike, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, kind)
+
+    (phonemes, frames), scale = shape, array(jnp.float32)
+    of_row, seeds = array(jnp.int32, 1), array(jnp.uint32, 1)
+    to_encode = (parameters, array(jnp.int32, 1, phonemes), of_row, of_row, seeds, scale, scale)
+    text = jax.eval_shape(stages.encode, *to_encode)
+    resized = jax.tree.map(lambda x: array(x.dtype, 1, frames, *x.shape[2:]), text)
+    return to_encode, (parameters, resized, of_row, seeds, scale)
+
+
 def speak(
     stages: Stages,
     parameters: Parameters,
@@ -170,44 +204,43 @@ def speak(
     texts: dict[int, EncodedText] = {}
     spoken: dict[int, Spoken] = {}
     seed, hop = np.uint32(settings.seed), config.audio.hop_length
-    with jax.default_matmul_precision("highest"):  # float32 as it says, on every accelerator
-        lengths = [len(sentence.phoneme_ids) for sentence in sentences]
-        size = None if shape is None else shape[0]
-        for n_ids, rows in _batches(lengths, SMALLEST_PHONEMES, size, batch_size):
-            ids = np.zeros((len(rows), n_ids), np.int32)
-            for i, row in enumerate(rows):
-                ids[i, : lengths[row]] = sentences[row].phoneme_ids
-            encoded = stages.encode(
-                parameters,
-                ids,
-                np.asarray([lengths[row] for row in rows], np.int32),
-                _speakers(sentences, rows),
-                np.full(len(rows), seed),
-                np.float32(settings.length_scale),
-                np.float32(settings.noise_w),
-            )
-            encoded = jax.device_get(encoded)
-            for i, row in enumerate(rows):
-                texts[row] = EncodedText(*(array[i, : lengths[row]] for array in encoded))
+    lengths = [len(sentence.phoneme_ids) for sentence in sentences]
+    size = None if shape is None else shape[0]
+    for n_ids, rows in _batches(lengths, SMALLEST_PHONEMES, size, batch_size):
+        ids = np.zeros((len(rows), n_ids), np.int32)
+        for i, row in enumerate(rows):
+            ids[i, : lengths[row]] = sentences[row].phoneme_ids
+        encoded = stages.encode(
+            parameters,
+            ids,
+            np.asarray([lengths[row] for row in rows], np.int32),
+            _speakers(sentences, rows),
+            np.full(len(rows), seed),
+            np.float32(settings.length_scale),
+            np.float32(settings.noise_w),
+        )
+        encoded = jax.device_get(encoded)
+        for i, row in enumerate(rows):
+            texts[row] = EncodedText(*(array[i, : lengths[row]] for array in encoded))
 
-        counts = (np.sum(texts[row].durations, dtype=np.int64) for row in range(len(sentences)))
-        totals = [max(1, int(count)) for count in counts]
-        size = None if shape is None else shape[1]
-        for n_frames, rows in _batches(totals, SMALLEST_FRAMES, size, batch_size):
-            # No phoneme lasts less than a frame, so the ids fit as well: one shape per `n_frames`.
-            resized = ([_resized(array, n_frames) for array in texts[row]] for row in rows)
-            audio, _ = stages.decode(
-                parameters,
-                EncodedText._make(map(np.stack, zip(*resized))),
-                _speakers(sentences, rows),
-                np.full(len(rows), seed),
-                np.float32(settings.noise_scale),
-                n_frames=n_frames,
-            )
-            samples = np.asarray(audio)
-            for i, row in enumerate(rows):
-                end = min(totals[row], n_frames) * hop
-                spoken[row] = Spoken(samples[i, :end], np.asarray(texts[row].durations))
+    counts = (np.sum(texts[row].durations, dtype=np.int64) for row in range(len(sentences)))
+    totals = [max(1, int(count)) for count in counts]
+    size = None if shape is None else shape[1]
+    for n_frames, rows in _batches(totals, SMALLEST_FRAMES, size, batch_size):
+        # No phoneme lasts less than a frame, so the ids fit as well: one shape per `n_frames`.
+        resized = ([_resized(array, n_frames) for array in texts[row]] for row in rows)
+        audio, _ = stages.decode(
+            parameters,
+            EncodedText._make(map(np.stack, zip(*resized))),
+            _speakers(sentences, rows),
+            np.full(len(rows), seed),
+            np.float32(settings.noise_scale),
+            n_frames=n_frames,
+        )
+        samples = np.asarray(audio)
+        for i, row in enumerate(rows):
+            end = min(totals[row], n_frames) * hop
+            spoken[row] = Spoken(samples[i, :end], np.asarray(texts[row].durations))
     return [spoken[row] for row in range(len(sentences))]
 
 

@@ -162,26 +162,25 @@ def _against_jax(
         text = voice.stages.encode(voice.parameters, ids, lengths, speakers, seeds, *scales)
         return jax.device_get(text)
 
-    with jax.default_matmul_precision("highest"):
-        text = encode(case.length_scale)
-        # A duration on the edge of a whole number may be rounded up on one side alone: what
-        # it is with a little less and a little more of everything tells which those are.
-        least = encode(case.length_scale * (1 - tolerance.durations)).durations[0, :length]
-        most = encode(case.length_scale * (1 + tolerance.durations)).durations[0, :length]
-        theirs = case.durations.astype(np.int64)
-        other = theirs != text.durations[0, :length]
-        out_of_reach = (theirs < least) | (theirs > most)
+    text = encode(case.length_scale)
+    # A duration on the edge of a whole number may be rounded up on one side alone: what
+    # it is with a little less and a little more of everything tells which those are.
+    least = encode(case.length_scale * (1 - tolerance.durations)).durations[0, :length]
+    most = encode(case.length_scale * (1 + tolerance.durations)).durations[0, :length]
+    theirs = case.durations.astype(np.int64)
+    other = theirs != text.durations[0, :length]
+    out_of_reach = (theirs < least) | (theirs > most)
 
-        durations = np.zeros_like(text.durations)
-        durations[0, :length] = theirs
-        audio, _ = voice.stages.decode(
-            voice.parameters,
-            text._replace(durations=jax.numpy.asarray(durations)),
-            speakers,
-            seeds,
-            np.float32(0.0),
-            n_frames=n_frames,
-        )
+    durations = np.zeros_like(text.durations)
+    durations[0, :length] = theirs
+    audio, _ = voice.stages.decode(
+        voice.parameters,
+        text._replace(durations=jax.numpy.asarray(durations)),
+        speakers,
+        seeds,
+        np.float32(0.0),
+        n_frames=n_frames,
+    )
     samples = max(int(theirs.sum()), 1) * voice.config.audio.hop_length
     expected = np.asarray(audio)[0, : min(samples, audio.shape[1])]
     return _distance(case.audio, expected), int(other.sum()), int(out_of_reach.sum())

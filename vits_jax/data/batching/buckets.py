@@ -30,6 +30,11 @@ class Bucket:
     rows: int
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, phonemes, frames: what programs are compiled for."""
+        return self.rows, self.phonemes, self.frames
+
+    @property
     def cost(self) -> int:
         """Work per row. A phoneme costs 0.6 frames in FLOPs and 3 in bytes moved: call it one."""
         return self.phonemes + self.frames

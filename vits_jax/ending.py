@@ -1,0 +1,28 @@
+"""Ending a process in whose threads something is still at work that nobody waits for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+_AT_WORK: list[Callable[[], bool]] = []
+
+
+def not_waited_for(at_work: Callable[[], bool]) -> None:
+    """Register something whose threads may be at work when the process is to end."""
+    _AT_WORK.append(at_work)
+
+
+def end(code: int) -> int:
+    """The exit code, unless something is at work: then the process ends here, with that code.
+
+    Python would wait for threads inside of a library, or crash as it takes itself apart.
+    """
+    if any(at_work() for at_work in _AT_WORK):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
