@@ -71,7 +71,7 @@ def make_train_step(
     objective = Objective(config, folded_networks(config), precision)
 
     def step(state: TrainState, batch: Batch, rates: Rates) -> tuple[TrainState, Metrics]:
-        with precision.products(), forms_for(platform):
+        with precision.products(), forms_for(mesh.devices.flat[0]):
             return _train_step(objective, state, batch, rates, platform)
 
     held = formats(abstract_state(config), mesh)
@@ -93,7 +93,7 @@ def make_eval_step(
     objective = Objective(config, folded_networks(config), precision)
 
     def evaluate(params: dict[str, Parameters], batch: Batch, first_row: jax.Array) -> Metrics:
-        with precision.products(), forms_for(platform):
+        with precision.products(), forms_for(mesh.devices.flat[0]):
             return _eval_step(objective, params, batch, first_row, platform)
 
     held = formats(abstract_state(config).params, mesh)
