@@ -16,7 +16,7 @@ from tests.parity.cases import QUICK_COMPILATION, few_layers, smallest
 from vits_jax import chips
 from vits_jax.benchmarks import accelerator, compiled, parts, precision, training_step
 from vits_jax.benchmarks.floor import Cost, floor, part_of
-from vits_jax.benchmarks.hlo import operations
+from vits_jax.benchmarks.hlo import operations, turns
 from vits_jax.commands import benchmark as command
 from vits_jax.errors import UserError
 
@@ -64,6 +64,7 @@ def test_a_tpus_program() -> None:
     assert (call.kind, call.times, part_of(call.scope)) == ("call library", 1, "decoder")
     assert call.bytes == PADDED + PADDED // 2
     assert copy.bytes == PADDED // 2 + 8 * 1024 * 2  # the other way round nothing is padded
+    assert turns(TPU) == 4
     summary = compiled.summary([sliced, call, copy])
     assert (summary["operations"], summary["operations_run"]) == (3, 6)
     assert (summary["fusions"], summary["calls"], summary["copies"]) == (1, 1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -9,13 +11,16 @@ import torch
 
 from tests.parity.alignment_reference import maximum_path_batch
 from tests.parity.comparing import assert_close
-from vits_jax.model.alignment import log_likelihood, maximum_path
+from vits_jax.model.alignment import log_likelihood, spread
+from vits_jax.model.alignment_kernel import on_gpu, on_tpu
+from vits_jax.model.alignment_loop import durations_by_loop, maximum_path
 
 LENGTHS = {
     "random": ([40, 31, 23], [12, 9, 20]),
     "one phoneme": ([9, 1], [1, 1]),
     "as many phonemes as frames": ([8, 5, 1], [8, 5, 1]),
     "one frame to spare": ([9, 6], [8, 5]),
+    "more than a TPU's lanes, two programs": ([140, *range(5, 37)], [131, *range(5, 37)]),
 }
 
 
@@ -28,15 +33,29 @@ def expected_path(scores: np.ndarray, frames: np.ndarray, phonemes: np.ndarray) 
     return maximum_path_batch(scores, mask.astype(np.float32))
 
 
+PATH = jax.jit(maximum_path)
+DURATIONS = {
+    "loop": jax.jit(durations_by_loop),
+    "TPU kernel, interpreted": jax.jit(functools.partial(on_tpu, interpret=True)),
+    "GPU kernel, interpreted": jax.jit(functools.partial(on_gpu, interpret=True)),
+}
+
+
 def check(scores: np.ndarray, frames: list[int], phonemes: list[int]) -> None:
     frames, phonemes = np.asarray(frames, np.int32), np.asarray(phonemes, np.int32)
-    path = np.asarray(jax.jit(maximum_path)(scores, phonemes, frames))
+    expected = expected_path(scores, frames, phonemes)
+    path = np.asarray(PATH(scores, phonemes, frames))
     got = np.eye(scores.shape[2])[path] * (np.arange(scores.shape[1]) < frames[:, None])[..., None]
-    np.testing.assert_array_equal(got, expected_path(scores, frames, phonemes))
+    np.testing.assert_array_equal(got, expected)
+    for form, counted in DURATIONS.items():
+        got = counted(scores, phonemes, frames)
+        assert got.dtype == np.int32
+        np.testing.assert_array_equal(got, expected.sum(1), err_msg=form)
+    np.testing.assert_array_equal(spread(got, scores.shape[1], np.float32), expected)
 
 
 @pytest.mark.parametrize("name", LENGTHS)
-@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e9])
 def test_random_scores(name: str, scale: float) -> None:
     frames, phonemes = LENGTHS[name]
     rng = np.random.default_rng(0)

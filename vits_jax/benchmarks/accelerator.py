@@ -22,6 +22,7 @@ from vits_jax.config import Config
 
 SHAPE = ("--phonemes", "150", "--frames", "600")
 SMALL = ("--phonemes", "20", "--frames", "40")  # of a trial at demo size
+LONG = ("--phonemes", "300", "--frames", "1000")  # of the alignment, which it is about
 LEAST_SECONDS = 60  # no stage begins when less is left
 
 
@@ -67,6 +68,8 @@ def stages(quality: str, batch_sizes: list[int], peer: bool, directory: Path) ->
         "parts", "parts", "--quality", quality, "--precision", "bf16-mixed",
         "--batch-size", str(middle), *shape,
     )  # fmt: skip
+    of_align = SMALL if quality == "demo" else LONG
+    yield stage("align", "align", "--batch-size", str(middle), *of_align)
     for precision in ("tf32", "32"):
         yield step(quality, precision, middle)
     cache = {"JAX_COMPILATION_CACHE_DIR": str(directory / "cache")}
@@ -165,6 +168,8 @@ def _markdown(figures: dict[str, dict[str, Any]]) -> str:
             "",
             table(figures["parts"]["parts"]),
         ]
+    if "align" in figures:
+        lines += ["", "Alignment:", "", table(figures["align"]["parts"])]
     if "precision" in figures:
         lines += ["", "Distance from float32:", "", table(figures["precision"]["parts"])]
     for name in ("startup-cold", "startup-cached"):

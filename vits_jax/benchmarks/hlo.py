@@ -91,6 +91,17 @@ _Program = dict[str, list[_Instruction]]
 
 def operations(text: str) -> list[Operation]:
     """Of a program's text, `jax.stages.Compiled.as_text`."""
+    program, entry = _parsed(text)
+    return list(_walk(program, entry, 1))
+
+
+def turns(text: str) -> int:
+    """Of all loops of a program together, each of which waits for the one before."""
+    program, entry = _parsed(text)
+    return _turns(program, entry, 1)
+
+
+def _parsed(text: str) -> tuple[_Program, str]:
     program: _Program = {}
     entry = ""
     for line in text.splitlines():
@@ -101,7 +112,18 @@ def operations(text: str) -> list[Operation]:
             result, rest = match[2][: opcode.start(1)], match[2][opcode.end() :]
             operands = tuple(_OPERAND.findall(rest.partition(")")[0]))
             instructions.append(_Instruction(match[1], opcode[1], _bytes(result), operands, rest))
-    return list(_walk(program, entry, 1))
+    return program, entry
+
+
+def _turns(program: _Program, name: str, times: int) -> int:
+    found = 0
+    for it in program[name]:
+        if it.opcode == "while" and (body := _BODY.search(it.rest)):
+            inner = times * _trips(program, it.rest)
+            found += inner + _turns(program, body[1], inner)
+        elif it.opcode in ("call", "conditional"):
+            found += sum(_turns(program, called, times) for called in _CALLED.findall(it.rest))
+    return found
 
 
 def _walk(program: _Program, name: str, times: int) -> Iterator[Operation]:

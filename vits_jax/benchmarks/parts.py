@@ -18,7 +18,7 @@ from vits_jax.benchmarks.floor import Cost, floor
 from vits_jax.chips import chip_of
 from vits_jax.compilation import jit
 from vits_jax.config import Config
-from vits_jax.model.alignment import maximum_path
+from vits_jax.model.alignment import durations
 from vits_jax.model.audio import dequantise, mel_spectrogram, spectrogram
 from vits_jax.model.forms import forms_for
 from vits_jax.model.layers import length_mask
@@ -43,7 +43,7 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     precision = POLICIES[name]
     result = {}
     for part, function, arguments, wrt in _parts(config, args, precision):
-        timed = _with_gradients(function, wrt, precision, device.platform)
+        timed = _with_gradients(function, wrt, precision, device)
         traced = jit(timed, device.platform).trace(*arguments)
         program = traced.lower().compile()
         seconds = []
@@ -79,7 +79,7 @@ def _sum(a: Cost, b: Cost) -> Cost:
 
 
 def _with_gradients(
-    function: Callable[..., Any], wrt: tuple[int, ...], precision: Precision, platform: str
+    function: Callable[..., Any], wrt: tuple[int, ...], precision: Precision, device: jax.Device
 ) -> Callable[..., Any]:
     """Of the sum of squares of all that comes out, or the function itself."""
 
@@ -88,7 +88,7 @@ def _with_gradients(
         return jnp.sum(jnp.stack([jnp.mean(x.astype(jnp.float32) ** 2) for x in leaves]))
 
     def run(*arguments: Any) -> Any:
-        with precision.products(), forms_for(platform):
+        with precision.products(), forms_for(device):
             return jax.grad(loss, wrt)(*arguments) if wrt else function(*arguments)
 
     return run
@@ -144,11 +144,11 @@ def _parts(config: Config, args: argparse.Namespace, precision: Precision) -> It
     z = noise(B, F, model.inter_channels)
     yield "flow", lambda p, x: generator(p).flow(x, mask, g), (G, z), (0, 1)
     scores = noise(B, F, T, dtype=jnp.float32)
-    yield "alignment", lambda s: maximum_path(s, phonemes, frames), (scores,), ()
-    durations = jnp.full((B, T, 1), F / T, jnp.float32)
+    yield "alignment", lambda s: durations(s, phonemes, frames), (scores,), ()
+    w = jnp.full((B, T, 1), F / T, jnp.float32)
     yield (
         "durations",
-        lambda p, x: generator(p).dp.negative_log_likelihood(x, x_mask, g, durations, random()),
+        lambda p, x: generator(p).dp.negative_log_likelihood(x, x_mask, g, w, random()),
         (G, noise(B, T, hidden)),
         (0,),
     )

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vits_jax.benchmarks.alignment_peers import numpy_path
+
 warnings.filterwarnings("ignore")
 
 
@@ -28,18 +30,8 @@ def maximum_path(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     del mask  # the benchmark's rows are all full
     value = scores.detach().float().cpu().numpy()  # [B, F, P]
     batch, frames, phonemes = value.shape
-    best = np.full((batch, phonemes), -1e9, np.float32)
-    best[:, 0] = value[:, 0, 0]
-    moves = np.zeros((frames, batch, phonemes), bool)
-    for frame in range(1, frames):
-        moved = np.pad(best[:, :-1], ((0, 0), (1, 0)), constant_values=-1e9)
-        moves[frame] = best < moved
-        best = np.maximum(best, moved) + value[:, frame]
-    path, at = np.zeros_like(value), np.full(batch, phonemes - 1)
-    for frame in range(frames - 1, -1, -1):
-        path[np.arange(batch), frame, at] = 1
-        at = at - (moves[frame, np.arange(batch), at] | (at == frame)) * (at > 0)
-    return torch.from_numpy(path).to(scores.device)
+    path = numpy_path(value, *(np.full(batch, n, np.int32) for n in (phonemes, frames)))
+    return torch.from_numpy(np.eye(phonemes, dtype=np.float32)[path]).to(scores.device)
 
 
 module = types.ModuleType("piper.train.vits.monotonic_align")

@@ -73,7 +73,7 @@ def gradients(
     def function(params: Any, batch: Any) -> Any:
         rows = count_rows(batch, config.audio.hop_length, precision.params, "data")
         keys = row_keys(0, 0, jnp.arange(len(batch["weight"]), dtype=jnp.int32))
-        with precision.products(), forms_for(device.platform):
+        with precision.products(), forms_for(device):
             return objective.gradients(params, batch, rows, RowRandomness(keys, dropout=True))
 
     mesh = jax.make_mesh((1,), ("data",), devices=[device])

@@ -4,6 +4,7 @@
         --steps 5 --peer --json step.json
     vits-jax benchmark compiled --target v5e:2x2 --precision bf16-mixed --json compiled.json
     vits-jax benchmark parts --quality medium --batch-size 32 --json parts.json
+    vits-jax benchmark align --frames 1000 --phonemes 300 --batch-size 32 --json align.json
     vits-jax benchmark accelerator --peer --out figures
     vits-jax benchmark voice --quality medium --peer --json voice.json
     vits-jax benchmark import --quality high --peer --json import.json
@@ -33,6 +34,7 @@ _BENCHMARKS = {
     "compiled": ("the training step compiled for chips that need not be here", "compiled", ""),
     "parts": ("the parts of the training step", "parts", ""),
     "precision": ("how far each precision is from float32", "precision", ""),
+    "align": ("monotonic alignment in all its forms", "align", ""),
     "accelerator": ("all that only an accelerator can tell", "accelerator", ""),
     "saving": ("what saving costs beside the training step", "saving", "save_seconds"),
     "voice": ("the exported voice in onnxruntime", "voice", "rtf"),
@@ -76,7 +78,7 @@ def _config(flags: argparse.Namespace) -> Config:
 def _parser() -> Parser:
     parser = Parser("benchmark", "Measure, side by side with the alternative in one run.")
     kinds = parser.add_subparsers(dest="command", required=True, parser_class=_Benchmark)
-    step, compiled, parts, precision, accelerator, saving, voice, imported, prepare = (
+    step, compiled, parts, precision, align, accelerator, saving, voice, imported, prepare = (
         kinds.add_parser(name, help=what) for name, (what, _, _) in _BENCHMARKS.items()
     )
     of_the_step = (step, compiled, parts, saving)
@@ -106,7 +108,14 @@ def _parser() -> Parser:
     add("--full-effort", action="store_true", help="TPU: compile as for a run, not faster")
     add("--hlo", metavar="FILE", help="write the compiled program here")
 
-    parts.add_argument("--steps", type=int, default=5, help="timed runs, after one to warm up")
+    for kind in (parts, align):
+        kind.add_argument("--steps", type=int, default=5, help="timed runs, after one to warm up")
+
+    add = align.add_argument
+    add("--batch-size", type=int, default=32)
+    add("--phonemes", type=int, default=300, help="phoneme ids per utterance")
+    add("--frames", type=int, default=1000, help="frames per utterance")
+    add("--target", help="only compile, for v5e:2x2, h100 … (default: the devices here)")
 
     add = accelerator.add_argument
     add(

@@ -7,8 +7,10 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
-FORBIDDEN = -1e9
+from vits_jax.model.alignment_loop import durations_by_loop
+from vits_jax.model.forms import forms
 
 
 def log_likelihood(z: jax.Array, m: jax.Array, logs: jax.Array) -> jax.Array:
@@ -30,43 +32,37 @@ def log_likelihood(z: jax.Array, m: jax.Array, logs: jax.Array) -> jax.Array:
     return constant[:, None] + square + cross
 
 
-def maximum_path(scores: jax.Array, phonemes: jax.Array, frames: jax.Array) -> jax.Array:
-    """Phoneme of each frame on the best monotonic path that skips no phoneme.
+def durations(scores: jax.Array, phonemes: jax.Array, frames: jax.Array) -> jax.Array:
+    """Frames of each phoneme on the best monotonic path that skips no phoneme.
 
-    Ties stay on the same phoneme. Rows with fewer frames than phonemes have no such
-    path: theirs ends on the last phoneme and starts where the frames run out.
+    Ties stay on the same phoneme. Rows with fewer frames than phonemes have no such path:
+    theirs ends on the last phoneme and starts where the frames run out.
 
     Args:
-        scores: log-likelihoods ``[B, F, P]``.
+        scores: log-likelihoods ``[B, F, P]``, finite.
         phonemes, frames: lengths ``[B]``, at least 1.
 
     Returns:
-        int32 ``[B, F]``; frames beyond a row's length hold the last phoneme.
+        int32 ``[B, P]``; a row's sum is its frames.
     """
-    _, n_frames, n_phonemes = scores.shape
-    column = jnp.arange(n_phonemes, dtype=phonemes.dtype)
-    best = jnp.full(scores[:, 0].shape, FORBIDDEN, scores.dtype).at[:, 0].set(0.0)
+    if forms().alignment_kernel:
+        # Imported here: Pallas takes a quarter of a second, and a CPU has no use for it.
+        from vits_jax.model import alignment_kernel
 
-    def forward(best: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        frame, score = step
-        moved = jnp.pad(best[:, :-1], ((0, 0), (1, 0)), constant_values=FORBIDDEN)
-        # Frame 0 starts on phoneme 0; phoneme p is first reached at frame p, by a move.
-        moved = jnp.where(frame == 0, best, moved)
-        stayed = jnp.where(column == frame, FORBIDDEN, best)
-        move = (column == frame) | (stayed < moved)
-        best = jnp.where(column <= frame, jnp.maximum(moved, stayed) + score, FORBIDDEN)
-        return best, move
+        if alignment_kernel.fits(scores.shape):
+            return alignment_kernel.durations(scores, phonemes, frames)
+    return durations_by_loop(scores, phonemes, frames)
 
-    steps = jnp.arange(n_frames, dtype=frames.dtype)
-    _, moves = lax.scan(forward, best, (steps, scores.swapaxes(0, 1)))  # [F, B, P]
 
-    def backward(
-        phoneme: jax.Array, step: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        frame, move = step
-        taken = jnp.any(move & (column == phoneme[:, None]), axis=1)
-        inside = (frame < frames) & (phoneme > 0)
-        return phoneme - (inside & taken).astype(phoneme.dtype), phoneme
+def spread(durations: jax.Array, n_frames: int, dtype: DTypeLike) -> jax.Array:
+    """Which phoneme each frame belongs to, one-hot ``[B, n_frames, P]``.
 
-    _, path = lax.scan(backward, phonemes - 1, (steps, moves), reverse=True)
-    return path.swapaxes(0, 1)
+    Args:
+        durations: whole frames of each phoneme ``[B, P]``.
+        n_frames: frames beyond a row's durations belong to none; what is longer is cut off.
+        dtype: of the ones and zeros.
+    """
+    ends = jnp.cumsum(durations, axis=1)[:, None]  # [B, 1, P]
+    begins = ends - durations[:, None]
+    frame = jnp.arange(n_frames, dtype=ends.dtype)[:, None]
+    return ((frame >= begins) & (frame < ends)).astype(dtype)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import jax
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Forms:
         lanes: signals of fewer channels are packed up to so many (`packed`); 0: none are.
         stacked: weights of up to so many numbers are normalised together with all of their
             shape (`weight_norm.fold`).
+        alignment_kernel: monotonic alignment is one kernel, not a loop over the frames, of which
+            each turn is launches of its own.
     """
 
     windows: bool = False
@@ -38,24 +42,34 @@ class Forms:
     matrix_fft: bool = False
     lanes: int = 0
     stacked: int = 0
+    alignment_kernel: bool = False
 
 
 FORMS = {
     "cpu": Forms(windows=True),
-    "gpu": Forms(phases=True, few_sums=True, stacked=1 << 19),
-    "tpu": Forms(matrix_fft=True, lanes=128, stacked=1 << 19),
+    "gpu": Forms(phases=True, few_sums=True, stacked=1 << 19, alignment_kernel=True),
+    "tpu": Forms(matrix_fft=True, lanes=128, stacked=1 << 19, alignment_kernel=True),
 }
 _forms: ContextVar[Forms] = ContextVar("forms", default=FORMS["cpu"])
 
 
 @contextlib.contextmanager
-def forms_for(platform: str) -> Iterator[None]:
-    """Around what is traced for ``"cpu"``, ``"gpu"`` or ``"tpu"``."""
-    before = _forms.set(FORMS[platform])
+def forms_for(target: str | jax.Device) -> Iterator[None]:
+    """Around what is traced for ``"cpu"``, ``"gpu"`` or ``"tpu"``, or for a device."""
+    before = _forms.set(FORMS[target] if isinstance(target, str) else _of_device(target))
     try:
         yield
     finally:
         _forms.reset(before)
+
+
+def _of_device(device: jax.Device) -> Forms:
+    found = FORMS[device.platform]
+    # XLA compiles Triton's kernels for compute capability 8.0 (Ampere) and up; of AMD's GPUs, whose
+    # names are no numbers, this one was never compiled.
+    capability = str(getattr(device, "compute_capability", ""))
+    older = not capability.replace(".", "", 1).isdecimal() or float(capability) < 8
+    return replace(found, alignment_kernel=False) if device.platform == "gpu" and older else found
 
 
 def forms() -> Forms:

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from vits_jax.config import AudioConfig, ModelConfig
-from vits_jax.model.alignment import log_likelihood, maximum_path
+from vits_jax.model.alignment import durations, log_likelihood, spread
 from vits_jax.model.arithmetic import at_least_float32
 from vits_jax.model.duration import DurationPredictor, StochasticDurationPredictor
 from vits_jax.model.flow import ResidualCouplingBlock
@@ -34,7 +34,6 @@ class Alignment(NamedTuple):
     """A text beside the recording of it: what the losses need. P phonemes."""
 
     duration_nll: jax.Array  # [B], summed over the phonemes
-    path: jax.Array  # [B, F], phoneme of each frame
     x_mask: jax.Array  # [B, P, 1]
     z_p: jax.Array  # [B, F, C], the posterior's sample after the flow
     m_p: jax.Array  # [B, F, C], the prior's mean ...
@@ -121,14 +120,13 @@ class Synthesizer(nnx.Module):
             z_p = at_least_float32(self.flow(z.astype(dtype), y_mask, g))
         with jax.named_scope("alignment"):
             scores = log_likelihood(*map(lax.stop_gradient, (z_p, m_p, logs_p)))
-            path = maximum_path(scores, phoneme_lengths, spec_lengths)
-            aligned = jax.nn.one_hot(path, phoneme_ids.shape[1], dtype=m_p.dtype)
-            aligned = aligned * y_mask.astype(m_p.dtype)  # [B, F, P]
+            taken = durations(scores, phoneme_lengths, spec_lengths)  # [B, P]
+            aligned = spread(taken, z.shape[1], m_p.dtype)  # [B, F, P]
         with jax.named_scope("durations"):
-            durations = jnp.sum(aligned, axis=1)[:, :, None]  # [B, P, 1]
-            duration_nll = self.dp.negative_log_likelihood(x, x_mask, g, durations, random)
+            w = taken.astype(m_p.dtype)[:, :, None]
+            duration_nll = self.dp.negative_log_likelihood(x, x_mask, g, w, random)
         m_p, logs_p = _expand(aligned, m_p), _expand(aligned, logs_p)
-        return Alignment(duration_nll, path, x_mask, z_p, m_p, logs_p)
+        return Alignment(duration_nll, x_mask, z_p, m_p, logs_p)
 
     def segment_start(
         self, spec_lengths: jax.Array, random: Randomness, dtype: jnp.dtype
@@ -186,10 +184,7 @@ class Synthesizer(nnx.Module):
         g = self.speaker(speaker_ids)
         frames = jnp.maximum(jnp.sum(text.durations, axis=1), 1)
         mask = length_mask(frames, n_frames, text.m_p.dtype)
-        ends = jnp.cumsum(text.durations, axis=1)[:, None]  # [B, 1, P]
-        begins = ends - text.durations[:, None]
-        frame = jnp.arange(n_frames, dtype=ends.dtype)[:, None]
-        aligned = ((frame >= begins) & (frame < ends)).astype(text.m_p.dtype)  # [B, F, P]
+        aligned = spread(text.durations, n_frames, text.m_p.dtype)  # [B, F, P]
         m_p, logs_p = _expand(aligned, text.m_p), _expand(aligned, text.logs_p)
         noise = random.normal("prior", m_p.shape[1:], m_p.dtype)
         z_p = m_p + noise * jnp.exp(logs_p) * noise_scale

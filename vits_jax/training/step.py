@@ -339,7 +339,7 @@ class _Devices:
         """
 
         def on_device(*arguments: Any) -> Any:
-            with self.objective.precision.products(), forms_for(self.platform):
+            with self.objective.precision.products(), forms_for(self.mesh.devices.flat[0]):
                 return function(*arguments)
 
         on_device.__name__ = function.__name__
