@@ -79,7 +79,8 @@ class Plan:
         seed: of the shuffling; None: always the same order.
         members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
         schedule: batches of each bucket.
-        padding: share of an epoch's frames that no utterance fills.
+        padding, phoneme_padding: share of an epoch's frames, and of its phoneme ids, that no
+          utterance fills.
     """
 
     buckets: tuple[Bucket, ...]
@@ -88,6 +89,7 @@ class Plan:
     members: tuple[np.ndarray, ...]
     schedule: Schedule
     padding: float
+    phoneme_padding: float
 
     @property
     def steps_per_epoch(self) -> int:
@@ -204,9 +206,16 @@ def plan_in(
     members = tuple(np.asarray(rows, np.int64)[bucket_of == i] for i in range(len(buckets)))
     if epoch is None:
         epoch = schedule(tuple(map(len, members)), buckets)
-    padded = sum(n * b.rows * b.frames for n, b in zip(epoch.batches, buckets, strict=True))
-    padding = 1 - int(frames.sum()) / padded if padded else 0.0
-    return Plan(buckets, hop_length, seed, members, epoch, padding)
+    rows_of = [n * b.rows for n, b in zip(epoch.batches, buckets, strict=True)]
+    padding = _padding(frames, rows_of, [b.frames for b in buckets])
+    phoneme_padding = _padding(phonemes, rows_of, [b.phonemes for b in buckets])
+    return Plan(buckets, hop_length, seed, members, epoch, padding, phoneme_padding)
+
+
+def _padding(lengths: np.ndarray, rows: list[int], sizes: list[int]) -> float:
+    """Share of so many rows of each size that the lengths, ``[utterances]``, do not fill."""
+    padded = sum(n * size for n, size in zip(rows, sizes, strict=True))
+    return 1 - int(lengths.sum()) / padded if padded else 0.0
 
 
 def lengths_of(
