@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.compilation import CompiledByShape
 from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check, check_batch
-from vits_jax.data.batching.batches import Batch, batches
 from vits_jax.data.batching.planning import Planner
 from vits_jax.data.manifest import load_dataset
 from vits_jax.data.split import split
@@ -24,7 +24,8 @@ from vits_jax.training import memory, schedule
 from vits_jax.training.announcements import announce, conclude, warn_if_over
 from vits_jax.training.evaluation import Evaluator, due
 from vits_jax.training.examples import SpokenExamples
-from vits_jax.training.mesh import check_batch_size, make_mesh, put_rows, replicated
+from vits_jax.training.feeding import Feeder, corpus_on_devices
+from vits_jax.training.mesh import check_batch_size, make_mesh, replicated
 from vits_jax.training.outputs import Outputs
 from vits_jax.training.progress import LAG, Pending, StepNumbers
 from vits_jax.training.run_directory import run_directory
@@ -96,7 +97,8 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
         write_yaml(config, run_dir / "config.yaml")
     announce(config, mesh, dataset, parts, plan)
     shapes = [(b.rows, b.phonemes, b.frames) for b in plan.used_buckets]
-    memory.announce(config, shapes, mesh)
+    memory.announce(config, shapes, mesh, corpus_on_devices(config, dataset))
+    feeder = Feeder(config, mesh, dataset)
 
     # State
     advice = "use a smaller --quality, or a device with more memory"
@@ -106,7 +108,9 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
 
     # Step
     train_step = CompiledByShape(make_train_step(config, mesh), "training step")
-    evaluators: list[Evaluator] = [Validation(config, mesh, dataset, plan, parts.validation)]
+    evaluators: list[Evaluator] = [
+        Validation(config, mesh, dataset, plan, parts.validation, feeder)
+    ]
     if not run.fast_dev_run:
         evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test))
 
@@ -115,7 +119,11 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
     warn_if_over(start, Position(step, epoch, batch), end)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
-    with Outputs(run_dir, run, step, end) as output, train_step.waiting():
+    with (
+        Outputs(run_dir, config, step, end) as output,
+        train_step.waiting(),
+        feeder.ahead(plan, epoch, batch, count=end - step, per_epoch=per_epoch) as feed,
+    ):
 
         def report(lag: int = lag) -> None:
             for numbers in pending.ready(lag):
@@ -137,11 +145,10 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
             rates = schedule.learning_rates(config, epoch - start.decay_from)
             rates_on_devices = jax.device_put(rates, replicated(mesh))
             planned = plan.epoch(epoch)
-            for bucket, rows in batches(dataset, plan, epoch, batch, per_epoch - batch):
+            for bucket, on_devices in itertools.islice(feed, per_epoch - batch):
                 compiling = train_step.seconds
                 output.profiler.begin()
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
-                    on_devices = put_rows(rows, mesh)
                     shape = (bucket.rows, bucket.phonemes, bucket.frames)
                     state, metrics = train_step(shape, state, on_devices, rates_on_devices)
                 output.profiler.end(metrics)
@@ -150,9 +157,10 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
                     step=step + 1,
                     epoch=epoch,
                     rates={name: float(rate) for name, rate in rates.items()},
-                    speech_seconds=_seconds(rows, config),
-                    batch=rows,
+                    speech_seconds=dataset.seconds_of(planned.used(batch)),
+                    batch=on_devices,
                     rows=planned.used(batch),
+                    waited=feed.waited,
                 )
                 pending.push(numbers, metrics)
                 step, batch = step + 1, batch + 1
@@ -189,8 +197,3 @@ def _of_dataset(config: Config, voice: VoiceConfig) -> Config:
     )
     check(config)
     return config
-
-
-def _seconds(batch: Batch, config: Config) -> float:
-    """Of speech in a batch."""
-    return float(batch["audio_lengths"] @ batch["weight"]) / config.audio.sample_rate
