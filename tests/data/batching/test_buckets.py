@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.batching.test_batches import HOP, SEGMENT, Utterances
+from tests.data.batching.test_batches import HOP, SEGMENT
+from vits_jax.benchmarks.reading import like_lj_speech
 from vits_jax.data.batching import buckets as module
 from vits_jax.data.batching.batches import Plan, make_plan
 from vits_jax.data.batching.buckets import Bucket, best_shapes
@@ -60,18 +61,6 @@ def test_lengths_of_many_kinds_are_looked_at_by_quantiles(monkeypatch):
     few = work(best_shapes(phonemes[:200], frames[:200], ones[:200], 4)[-1], kinds[:200])
     assert np.isfinite(coarse)
     assert exact <= few < 1.02 * exact
-
-
-def like_lj_speech(seed: int = 0) -> Utterances:
-    """13,100 clips of 1.1 to 10.1 s, 6.6 on average; 32 ids a second, which differ by a tenth."""
-    random = np.random.default_rng(seed)
-    seconds = 1.1 + 9 * random.beta(2.2, 1.4, 13_100)
-    ids = np.maximum(3, seconds * random.normal(32.2, 3.1, 13_100))
-    return Utterances(
-        samples=(22050 * seconds).astype(np.int32),
-        id_lengths=ids.astype(np.int32),
-        speaker_ids=np.zeros(13_100, np.int32),
-    )
 
 
 def plan(num_buckets: int) -> Plan:
