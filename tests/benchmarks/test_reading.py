@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vits_jax.benchmarks import reading
+from vits_jax.benchmarks import accelerator, reading
 from vits_jax.commands import benchmark as command
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import batches
@@ -39,6 +39,8 @@ def test_a_synthetic_corpus(tmp_path: Path) -> None:
             assert found[f"{name}{figure}_per_second"] > 0
         assert 0 <= found[f"{name}waiting_share"] <= 1
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
+    lines = accelerator._markdown({"input": found}).splitlines()
+    assert [line.split(" | ")[0] for line in lines[5:]] == ["| read", "| on the device"]
 
 
 def test_a_prepared_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
