@@ -14,7 +14,7 @@ import pytest
 
 from vits_jax import device_memory
 from vits_jax.compiler import Programs
-from vits_jax.errors import RunFailed
+from vits_jax.errors import RunFailed, UserError
 from vits_jax.presets import preset
 from vits_jax.training import memory
 from vits_jax.training.mesh import make_mesh
@@ -191,6 +191,22 @@ def test_devices_of_one_machine_share_its_memory(monkeypatch, caplog):
     one, two = (float(re.search(r"take (\d+\.\d) GB", m)[1]) for m in caplog.messages)
     state_and_more = (844_931_100 + 436_000_000) / 1e9  # that each device has for itself
     assert two - one == pytest.approx(state_and_more, abs=0.11)
+
+
+def test_a_corpus_on_the_devices_is_counted(monkeypatch, caplog):
+    monkeypatch.setattr(device_memory, "capacity", lambda device: 12 * 10**9)
+    shapes, mesh = [(32, 120, 400)], make_mesh(2)
+    with caplog.at_level(logging.INFO):
+        memory.announce(preset("medium"), shapes, mesh)
+        memory.announce(preset("medium"), shapes, mesh, resident=2 * 10**9)
+    alone, beside = (float(re.search(r"take (\d+\.\d) GB", m)[1]) for m in caplog.messages)
+    assert beside - alone == pytest.approx(4, abs=0.11)  # a copy for each
+    assert "(of it the corpus 4.0 GB)" in caplog.messages[1]
+    assert "runs out, leave --data-on-device out, or lower --batch-size" in caplog.messages[1]
+    # Parameters and optimizers are always there: what does not fit beside them is refused.
+    expected = r"takes 12\.0 GB beside 1\.7 GB of model and optimizers, .* has 12\.0 GB: leave"
+    with pytest.raises(UserError, match=expected):
+        memory.announce(preset("medium"), shapes, mesh, resident=6 * 10**9)
 
 
 def test_a_model_that_was_not_measured(caplog):

@@ -216,6 +216,7 @@ def test_the_plan_is_that_of_training(tmp_path: Path, capsys):
         assert training["utterances"] == len(parts.train)
         assert training["steps_per_epoch"] == plan.steps_per_epoch
         assert training["padding"] == pytest.approx(plan.padding, abs=1e-4)
+        assert training["phoneme_padding"] == pytest.approx(plan.phoneme_padding, abs=1e-4)
         shapes = [(b["rows"], b["phonemes"], b["frames"]) for b in training["buckets"]]
         assert shapes == [(b.rows, b.phonemes, b.frames) for b in plan.used_buckets]
         training = check(capsys, directory, "--batch-frames", "1500")["training"]

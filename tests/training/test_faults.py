@@ -20,7 +20,7 @@ from tests.runs import write_dataset as write
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.saving import Checkpoints
 from vits_jax.errors import RunFailed, UserError
-from vits_jax.training import loop, run_directory, validation
+from vits_jax.training import feeding, loop, run_directory, validation
 from vits_jax.training.events import Events
 from vits_jax.training.loop import train
 from vits_jax.training.outputs import Saves
@@ -151,10 +151,10 @@ def test_a_validation_loss_that_is_not_finite_is_a_warning_that_names_the_uttera
     held_out, datasets = [], []
     init = validation.Validation.__init__
 
-    def spy(self, config, mesh, dataset, plan, rows, compiler):
+    def spy(self, config, mesh, dataset, plan, rows, feeder, compiler):
         held_out.extend(int(row) for row in rows)
         datasets.append(dataset)
-        init(self, config, mesh, dataset, plan, rows, compiler)
+        init(self, config, mesh, dataset, plan, rows, feeder, compiler)
 
     monkeypatch.setattr(validation.Validation, "__init__", spy)
     train(small(dataset, tmp_path / "first", max_steps=0, validation_split=0.4))
@@ -188,15 +188,24 @@ def test_the_checkpoint_is_there_before_validation_begins(dataset, tmp_path, tra
 
 
 def test_a_signal_ends_a_validation(dataset, tmp_path, traced, monkeypatch):
-    batches, seen = validation.batches, []
+    ahead, seen = feeding.Feeder.ahead, []
 
-    def interrupted(*arguments):
-        for batch in batches(*arguments):
-            os.kill(os.getpid(), signal.SIGTERM)
-            seen.append(1)
-            yield batch
+    @contextlib.contextmanager
+    def interrupting(feed):
+        def batches():
+            for batch in feed:
+                os.kill(os.getpid(), signal.SIGTERM)
+                seen.append(1)
+                yield batch
 
-    monkeypatch.setattr(validation, "batches", interrupted)
+        with feed:
+            yield batches()
+
+    def interrupted(feeder, plan, *position, **more):
+        feed = ahead(feeder, plan, *position, **more)
+        return interrupting(feed) if plan.seed is None else feed  # validation is not shuffled
+
+    monkeypatch.setattr(feeding.Feeder, "ahead", interrupted)
     config = small(dataset, tmp_path / "run", max_epochs=3, batch_size=2, validation_split=0.5)
     outcome = train(config)
     assert (outcome.exit_code, outcome.epoch, seen) == (143, 1, [1])

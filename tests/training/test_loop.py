@@ -17,7 +17,7 @@ from tests.runs import assert_equal, flags, leaves, read_events, small, stand_in
 from vits_jax.checkpoints import store
 from vits_jax.commands.train import configure
 from vits_jax.errors import UserError
-from vits_jax.training import loop, run_directory
+from vits_jax.training import feeding, loop, run_directory
 from vits_jax.training.loop import train
 
 
@@ -74,17 +74,17 @@ def test_a_signal_saves_and_the_same_command_continues(
 ):
     whole, run_dir = tmp_path / "whole", tmp_path / "run"
     train(small(dataset, whole, max_steps=6))
-    put, count = loop.put_rows, []
+    take, count = feeding.Ahead.__next__, []
 
-    def put_rows(rows, mesh):
+    def take_and_stop(feed):
         count.append(1)
         if len(count) == 2:
             os.kill(os.getpid(), number)
-        return put(rows, mesh)
+        return take(feed)
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "put_rows", put_rows)
+        patch.setattr(feeding.Ahead, "__next__", take_and_stop)
         outcome = train(small(dataset, run_dir, max_steps=6))
     assert (outcome.exit_code, outcome.step, steps(run_dir)) == (code, 2, [2])
     assert signal.getsignal(number) == before

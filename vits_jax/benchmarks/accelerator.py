@@ -23,6 +23,12 @@ from vits_jax.config import Config
 SHAPE = ("--phonemes", "150", "--frames", "600")
 SMALL = ("--phonemes", "20", "--frames", "40")  # of a trial at demo size
 LONG = ("--phonemes", "300", "--frames", "1000")  # of the alignment, which it is about
+_OF_INPUT = (
+    "utterances_per_second",
+    "speech_seconds_per_second",
+    "bytes_per_second",
+    "waiting_share",
+)
 LEAST_SECONDS = 60  # no stage begins when less is left
 
 
@@ -72,6 +78,7 @@ def stages(quality: str, batch_sizes: list[int], peer: bool, directory: Path) ->
     yield stage("align", "align", "--batch-size", str(middle), *of_align)
     for precision in ("tf32", "32"):
         yield step(quality, precision, middle)
+    yield stage("input", "input", "--batch-size", str(middle), "--num-buckets", "6")
     cache = {"JAX_COMPILATION_CACHE_DIR": str(directory / "cache")}
     for name in ("startup-cold", "startup-cached"):
         yield stage(
@@ -176,6 +183,10 @@ def _markdown(figures: dict[str, dict[str, Any]]) -> str:
         if name in figures:
             lines += ["", f"{name}: {figures[name]['compile_seconds']:.1f} s to compile or load, "
                       f"{figures[name]['whole_seconds']:.1f} s the whole process"]  # fmt: skip
+    if "input" in figures:
+        rows = {name: {figure: figures["input"][prefix + figure] for figure in _OF_INPUT}
+                for name, prefix in (("read", ""), ("on the device", "on_device_"))}  # fmt: skip
+        lines += ["", "Input:", "", table(rows, "batches")]
     if "tests" in figures:
         lines += ["", f"tests marked gpu: {figures['tests']['summary']}"]
     return "\n".join(lines) + "\n"

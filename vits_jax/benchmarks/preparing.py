@@ -65,7 +65,7 @@ def _write_corpus(directory: Path, seconds: float, rate: int) -> float:
     """An ljspeech corpus; returns the seconds that it holds."""
     (directory / "wavs").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    voice = _voice(rng, 60.0, rate)
+    voice = voice_like(rng, 60.0, rate)
     noise = rng.normal(0.0, 200.0, 2 * len(voice)).astype(np.int16)
     written = 0.0
     with (directory / "metadata.csv").open("w", encoding="utf-8") as metadata:
@@ -80,7 +80,7 @@ def _write_corpus(directory: Path, seconds: float, rate: int) -> float:
     return written
 
 
-def _voice(rng: np.random.Generator, seconds: float, rate: int) -> np.ndarray:
+def voice_like(rng: np.random.Generator, seconds: float, rate: int) -> np.ndarray:
     """int16: harmonics of a wandering pitch, four syllables a second."""
     t = np.arange(int(seconds * rate)) / rate
     pitch = 120.0 + 25.0 * np.interp(t, np.arange(seconds + 1), rng.normal(size=int(seconds) + 1))

@@ -10,6 +10,7 @@
     vits-jax benchmark import --quality high --peer --json import.json
     vits-jax benchmark saving --quality medium --batch-size 4
     vits-jax benchmark prepare --hours 50 --train --json prepare.json
+    vits-jax benchmark input --dataset-dir DIR --batch-size 32 --num-buckets 6
 
 Machines are shared and noisy: the two sides take turns, and the ratio of the medians counts.
 """
@@ -40,6 +41,7 @@ _BENCHMARKS = {
     "voice": ("the exported voice in onnxruntime", "voice", "rtf"),
     "import": ("importing a Piper checkpoint", "importing", "import_seconds"),
     "prepare": ("preparing a corpus of synthetic speech", "preparing", "prepare_seconds"),
+    "input": ("how fast batches come, and how much of them is padding", "reading", ""),
 }
 
 
@@ -78,8 +80,13 @@ def _config(flags: argparse.Namespace) -> Config:
 def _parser() -> Parser:
     parser = Parser("benchmark", "Measure, side by side with the alternative in one run.")
     kinds = parser.add_subparsers(dest="command", required=True, parser_class=_Benchmark)
-    step, compiled, parts, precision, align, accelerator, saving, voice, imported, prepare = (
-        kinds.add_parser(name, help=what) for name, (what, _, _) in _BENCHMARKS.items()
+    of = {name: kinds.add_parser(name, help=what) for name, (what, _, _) in _BENCHMARKS.items()}
+    step, compiled, parts, precision = (
+        of[name] for name in ("step", "compiled", "parts", "precision")
+    )
+    align, accelerator, saving = of["align"], of["accelerator"], of["saving"]
+    voice, imported, prepare, reading = (
+        of[name] for name in ("voice", "import", "prepare", "input")
     )
     of_the_step = (step, compiled, parts, saving)
     for kind in (*of_the_step, precision, accelerator, voice, imported):
@@ -147,6 +154,17 @@ def _parser() -> Parser:
     add("--no-trim", action="store_true", help="keep the silence")
     add("--train", action="store_true", help="then train for two steps")
     add("--directory", type=Path, help="to work in, emptied after (default: a temporary one)")
+
+    add = reading.add_argument
+    add(
+        "--dataset-dir", type=Path, metavar="DIR", help="that preprocess wrote (default: synthetic)"
+    )
+    add("--hours", type=float, default=1.0, help="of synthetic speech")
+    add("--directory", type=Path, help="to write it in (default: a temporary one)")
+    add("--batch-size", type=int, default=32)
+    add("--num-buckets", type=int, default=4)
+    add("--batches", type=int, default=50, help="timed, three times each")
+    add("--step-ms", type=float, default=100.0, help="time of the step that they are wanted for")
     return parser
 
 

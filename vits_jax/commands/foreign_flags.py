@@ -53,7 +53,7 @@ OTHERS: Others = {
     "auto_scale_batch_size": (("false",), "use --batch-size"),
     "amp_backend": ((), "use --precision bf16-mixed"),
     "amp_level": ((), "use --precision bf16-mixed"),
-    "num_workers": ((), "leave it out: audio is read without decoding"),
+    "num_workers": ((), "leave it out: batches are read ahead (or use --data-on-device)"),
     # The dataset's word.
     "sample_rate": ((), "the dataset says it: use preprocess --sample-rate"),
     "num_symbols": ((), "the dataset says it (num_symbols in config.json)"),

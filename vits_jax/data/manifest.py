@@ -67,7 +67,11 @@ class Dataset:
     @property
     def seconds(self) -> float:
         """Length of all the audio."""
-        return float(self.samples.sum(dtype=np.int64)) / self.config.sample_rate
+        return self.seconds_of(slice(None))
+
+    def seconds_of(self, rows: Any) -> float:
+        """Length of the audio of some rows: a sequence of them, or a slice."""
+        return float(self.samples[rows].sum(dtype=np.int64)) / self.config.sample_rate
 
     def phoneme_ids(self, row: int) -> np.ndarray:
         """``[ids]`` of an utterance."""

@@ -33,10 +33,11 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
     shapes = ", ".join(f"{b.rows} x {b.phonemes} x {b.frames}" for b in plan.used_buckets)
     _LOGGER.info(
         "%d x %s, precision %s; %d batches an epoch; "
-        "shapes to compile: %d (rows x phonemes x frames: %s); %.1f %% padding",
+        "shapes to compile: %d (rows x phonemes x frames: %s); padding: %.1f %% of the frames, "
+        "%.1f %% of the phonemes",
         *(mesh.size, device.device_kind, chosen(run.precision, device.platform)),
         *(plan.steps_per_epoch, len(plan.used_buckets), shapes),
-        100 * plan.padding,
+        *(100 * plan.padding, 100 * plan.phoneme_padding),
     )
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""

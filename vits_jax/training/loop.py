@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.compiler import Compiler, Programs
 from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check, check_batch
-from vits_jax.data.batching.batches import Batch, batches
 from vits_jax.data.batching.planning import Planner
 from vits_jax.data.manifest import load_dataset
 from vits_jax.data.split import split
@@ -26,7 +26,8 @@ from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.announcements import announce, conclude, warn_if_over
 from vits_jax.training.evaluation import Evaluator, due
 from vits_jax.training.examples import SpokenExamples
-from vits_jax.training.mesh import check_batch_size, make_mesh, put_rows, replicated
+from vits_jax.training.feeding import Feeder, corpus_on_devices
+from vits_jax.training.mesh import check_batch_size, make_mesh, replicated
 from vits_jax.training.outputs import Outputs
 from vits_jax.training.progress import LAG, Pending, StepNumbers
 from vits_jax.training.run_directory import run_directory
@@ -97,8 +98,9 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
     if run_dir is not None:
         write_yaml(config, run_dir / "config.yaml")
     announce(config, mesh, dataset, parts, plan)
-    shapes = [(b.rows, b.phonemes, b.frames) for b in plan.used_buckets]
-    memory.announce(config, shapes, mesh)
+    shapes = [bucket.shape for bucket in plan.used_buckets]
+    memory.announce(config, shapes, mesh, corpus_on_devices(config, dataset))
+    feeder = Feeder(config, mesh, dataset)
 
     # State
     advice = "use a smaller --quality, or a device with more memory"
@@ -110,22 +112,23 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
     compiler = Compiler()
     train_step = Programs(make_train_step(config, mesh), "training step", compiler, mesh.size)
     evaluators: list[Evaluator] = [
-        Validation(config, mesh, dataset, plan, parts.validation, compiler)
+        Validation(config, mesh, dataset, plan, parts.validation, feeder, compiler)
     ]
     if not run.fast_dev_run:
         evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test, compiler))
 
     # Loop
-    end = schedule.last_step(run, Position(step, epoch, batch), per_epoch)
-    warn_if_over(start, Position(step, epoch, batch), end)
     first = Position(step, epoch, batch)
+    end = schedule.last_step(run, first, per_epoch)
+    warn_if_over(start, first, end)
     compile_ahead(config, mesh, plan, per_epoch, first, end, state, train_step, evaluators)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with (
         contextlib.closing(compiler),
-        Outputs(run_dir, run, step, end) as output,
+        Outputs(run_dir, config, step, end) as output,
         train_step.waiting(),
+        feeder.ahead(plan, epoch, batch, count=end - step, per_epoch=per_epoch) as feed,
     ):
 
         def report(lag: int = lag) -> None:
@@ -151,23 +154,23 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
             rates = schedule.learning_rates(config, epoch - start.decay_from)
             rates_on_devices = jax.device_put(rates, replicated(mesh))
             planned = plan.epoch(epoch)
-            for bucket, rows in batches(dataset, plan, epoch, batch, per_epoch - batch):
+            for bucket, on_devices in itertools.islice(feed, per_epoch - batch):
                 compiling = train_step.seconds
                 if not train_step.ready(bucket.shape, interrupted):
                     break
                 output.progress.other(train_step.seconds - compiling)
                 output.profiler.begin()
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
-                    on_devices = put_rows(rows, mesh)
                     state, metrics = train_step(bucket.shape, state, on_devices, rates_on_devices)
                 output.profiler.end(metrics)
                 numbers = StepNumbers(
                     step=step + 1,
                     epoch=epoch,
                     rates={name: float(rate) for name, rate in rates.items()},
-                    speech_seconds=_seconds(rows, config),
-                    batch=rows,
+                    speech_seconds=dataset.seconds_of(planned.used(batch)),
+                    batch=on_devices,
                     rows=planned.used(batch),
+                    waited=feed.waited,
                 )
                 pending.push(numbers, metrics)
                 step, batch = step + 1, batch + 1
@@ -207,8 +210,3 @@ def _of_dataset(config: Config, voice: VoiceConfig) -> Config:
     )
     check(config)
     return config
-
-
-def _seconds(batch: Batch, config: Config) -> float:
-    """Of speech in a batch."""
-    return float(batch["audio_lengths"] @ batch["weight"]) / config.audio.sample_rate

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from vits_jax import device_memory
 from vits_jax.config import FIELDS, Config, convert, read_yaml
 from vits_jax.device_memory import LOWER, gigabytes, shown
+from vits_jax.errors import UserError
 from vits_jax.model.precision import chosen
 from vits_jax.presets import preset_path
 
@@ -67,32 +68,61 @@ def preset_of(config: Config) -> str | None:
     return None
 
 
-def announce(config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh) -> None:
+def announce(
+    config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh, resident: int = 0
+) -> None:
     """Say, before anything is compiled, what the largest batch will take of what there is.
 
     Args:
         config: of the run.
         shapes: rows of a batch over all devices, phonemes and frames; at least one.
         mesh: the devices.
+        resident: bytes on each device of a corpus that is kept there.
+
+    Raises:
+        UserError: that corpus does not fit beside the rest.
     """
     device, preset = mesh.devices.flat[0], preset_of(config)
+    if resident:
+        _check(resident, preset, config, mesh)
     if preset is None:
         _LOGGER.info("memory: %s; what this model takes is not known before", shown(device))
         return
-    # CPU devices have one memory together.
-    share, size = (mesh.size if device.platform == "cpu" else 1), device_memory.capacity(device)
+    share, size = _share(mesh), device_memory.capacity(device)
     parts = mesh.size * config.data.accumulate_grad_batches
     predicted = {
-        shape: share * (predict(preset, shape[0] // parts, *shape[1:]) or 0) for shape in shapes
+        shape: share * (resident + (predict(preset, shape[0] // parts, *shape[1:]) or 0))
+        for shape in shapes
     }
     largest = max(predicted, key=predicted.__getitem__)
     # Measured in float32: in fewer bits it is less, by how much is not known before.
     exact = chosen(config.run.precision, device.platform) == "32"
+    leave = "leave --data-on-device out, or " if resident else ""
     too_much = exact and size is not None and predicted[largest] > size
     _LOGGER.log(
         logging.WARNING if too_much else logging.INFO,
-        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s%s, %s%s",
+        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s%s%s, "
+        "%s%s",
         *(" x ".join(map(str, largest)), "" if exact else "at most "),
-        *(gigabytes(predicted[largest]), shown(device)),
-        f"; where it runs out, {LOWER}" if too_much else "",
+        gigabytes(predicted[largest]),
+        f" (of it the corpus {gigabytes(share * resident)})" if resident else "",
+        shown(device),
+        f"; where it runs out, {leave}{LOWER}" if too_much else "",
     )
+
+
+def _share(mesh: Mesh) -> int:
+    """Copies of what is on each device that one memory has: CPU devices have one together."""
+    return mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
+
+
+def _check(resident: int, preset: str | None, config: Config, mesh: Mesh) -> None:
+    """`UserError` unless a corpus fits beside parameters and optimizers, which are always there."""
+    device, share = mesh.devices.flat[0], _share(mesh)
+    size, state = device_memory.capacity(device), 0 if preset is None else _MEMORY[preset].state
+    if size is not None and share * (resident + state) > size:
+        beside = f" beside {gigabytes(share * state)} of model and optimizers" if state else ""
+        raise UserError(
+            f"--data-on-device: {config.data.dataset_dir} takes {gigabytes(share * resident)}"
+            f"{beside}, {shown(device)}: leave the flag out, or use a part of the data"
+        )

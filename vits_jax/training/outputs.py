@@ -8,13 +8,13 @@ from pathlib import Path
 
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
-from vits_jax.config import RunConfig
+from vits_jax.config import Config, RunConfig
 from vits_jax.errors import RunFailed
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluator
 from vits_jax.training.events import Events
 from vits_jax.training.profiling import Profiler
-from vits_jax.training.progress import Progress
+from vits_jax.training.progress import Progress, advice
 from vits_jax.training.stopping import Stop
 
 OF_AN_EPOCH = 1 / 2  # of checkpoint_minutes: at the end of an epoch a save is due sooner
@@ -60,12 +60,14 @@ class Outputs:
     Leaving the context waits for the last checkpoint, before anything else could fail.
     """
 
-    def __init__(self, run_dir: Path | None, run: RunConfig, step: int, end: float):
+    def __init__(self, run_dir: Path | None, config: Config, step: int, end: float):
+        run = config.run
         self._run, self._saves = run, Saves(run)
         self._checkpoints = None if run_dir is None else Checkpoints(run_dir, Keep.of(run))
         self.events = Events(run_dir, step)
         total = None if math.isinf(end) else int(end)
-        self.progress = Progress(step, total, run.log_every_n_steps, self.events)
+        remedy = advice(config.data.data_on_device)
+        self.progress = Progress(step, total, run.log_every_n_steps, self.events, remedy)
         self.profiler = Profiler(run_dir, run.profile)
 
     def __enter__(self) -> Outputs:

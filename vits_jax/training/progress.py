@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from vits_jax.data.batching.batches import Batch
 from vits_jax.training.events import Events
 
 _LOGGER = logging.getLogger(__name__)
 
 SHOWN = ("loss_g", "loss_d", "mel", "kl", "dur")  # on the progress bar
 SPEED_OVER = 50  # steps that rates are averaged over
+WAITS_TOO_LONG = 0.05  # for data, of the time: more is warned of
 LAG = 2  # steps whose numbers are not read yet, so that the devices never wait for the host
 
 
@@ -33,8 +33,9 @@ class StepNumbers:
         step, epoch: batches trained with it, epochs finished before it.
         rates: learning rates.
         speech_seconds: of its batch.
-        batch: what it was given, on the host.
+        batch: what it was given, on the devices.
         rows: of the dataset in it.
+        waited: seconds that passed until that was there.
         values: losses and gradient norms, once they are known.
         skipped: whether its update was, because one of them is not finite.
     """
@@ -43,10 +44,21 @@ class StepNumbers:
     epoch: int
     rates: Mapping[str, float]
     speech_seconds: float
-    batch: Batch
+    batch: Mapping[str, jax.Array]
     rows: Sequence[int]
+    waited: float
     values: Mapping[str, float] = field(default_factory=dict)
     skipped: bool = False
+
+
+def advice(data_on_device: bool) -> str:
+    """What to do where the steps wait for data."""
+    if data_on_device:
+        return "the corpus is on the devices: other processes take this machine's processors"
+    return (
+        "--data-on-device keeps the corpus in the devices' memory (160 MB an hour); else put "
+        "--dataset-dir on a faster disk, or leave this process more processors"
+    )
 
 
 class Pending:
@@ -76,14 +88,16 @@ class Progress:
         total: batches at the end of the run; None: no end is set.
         every: steps between two lines, and between two points in TensorBoard.
         events: where the averages go.
+        remedy: what to do where the steps wait for data.
     """
 
-    def __init__(self, step: int, total: int | None, every: int, events: Events):
+    def __init__(self, step: int, total: int | None, every: int, events: Events, remedy: str):
         self._every, self._events, self._total = every, events, total
         self._window: list[StepNumbers] = []  # steps since the last point
-        self._other = 0.0  # seconds that went into other things than steps
-        # (seconds so far without those, seconds of speech so far) after each recent step
-        self._clock = deque([(time.perf_counter(), 0.0)], maxlen=SPEED_OVER)
+        self._other, self._steps = 0.0, 0  # seconds that went into other things than steps; those
+        self._remedy, self._warned = remedy, False
+        # After each recent step: seconds so far without those, of speech, waited for data
+        self._clock = deque([(time.perf_counter(), 0.0, 0.0)], maxlen=SPEED_OVER + 1)
         self._bar = tqdm(
             initial=step,
             total=total,
@@ -110,8 +124,15 @@ class Progress:
     def step(self, numbers: StepNumbers) -> None:
         """Count a finished step."""
         self._window.append(numbers)
-        speech = self._clock[-1][1] + numbers.speech_seconds
-        self._clock.append((time.perf_counter() - self._other, speech))
+        _, speech, waited = self._clock[-1]
+        if self._steps == 0:
+            self.other(numbers.waited)  # the first batch is waited for by nobody's fault
+        else:
+            waited += numbers.waited
+        self._steps += 1
+        speech += numbers.speech_seconds
+        self._clock.append((time.perf_counter() - self._other, speech, waited))
+        self._warn_of_waiting()
         try:
             self._bar.update(numbers.step - self._bar.n)
             if not self._bar.disable:
@@ -145,18 +166,37 @@ class Progress:
         self._window = []
 
     def _speed(self) -> dict[str, float]:
-        (since, speech_before), (now, speech) = self._clock[0], self._clock[-1]
+        (since, speech_before, waited_before), (now, speech, waited) = (
+            self._clock[0],
+            self._clock[-1],
+        )
         seconds = max(now - since, 1e-9)
         return {
             "speed/steps_per_second": (len(self._clock) - 1) / seconds,
             "speed/speech_seconds_per_second": (speech - speech_before) / seconds,
+            # Of steps that were started since: a few more than those that are finished.
+            "speed/waiting_share": min((waited - waited_before) / seconds, 1.0),
         }
+
+    def _warn_of_waiting(self) -> None:
+        """Once, after so many steps without the first."""
+        if self._warned or self._steps <= SPEED_OVER:
+            return
+        share = self._speed()["speed/waiting_share"]
+        if share > WAITS_TOO_LONG:
+            self._warned = True
+            _LOGGER.warning(
+                "warning: the last %d steps waited for data for %.0f %% of their time: %s",
+                *(SPEED_OVER, 100 * share, self._remedy),
+            )
 
     def _shown(self) -> dict[str, str | int]:
         last = self._window[-1]
         losses = {name: f"{last.values[name]:.3f}" for name in SHOWN}
-        speech = self._speed()["speed/speech_seconds_per_second"]
-        return {"epoch": last.epoch, **losses, "speech": f"{speech:.1f} s/s"}
+        speed = self._speed()
+        speech = f"{speed['speed/speech_seconds_per_second']:.1f} s/s"
+        wait = f"{100 * speed['speed/waiting_share']:.0f} %"
+        return {"epoch": last.epoch, **losses, "speech": speech, "wait": wait}
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from vits_jax.checkpoints.store import DIRECTORY
@@ -119,7 +120,8 @@ def write_dump(run_dir: Path, numbers: StepNumbers, names: Sequence[str], checkp
     unfinished = path.with_suffix(".unfinished")
     try:
         with unfinished.open("wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **numbers.batch)
+            batch = jax.device_get(dict(numbers.batch))
+            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **batch)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -30,12 +30,14 @@ _LOGGER = logging.getLogger(__name__)
 
 _SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d")
 # What may be different when a run is continued: its length, its devices, the learning
-# rates, what is logged and kept. A dataset may lie elsewhere: its content is compared.
+# rates, where the corpus is, what is logged and kept. A dataset may lie elsewhere: its content
+# is compared.
 MAY_CHANGE = frozenset(
     {
         *("max_epochs", "max_steps", "fast_dev_run"),
         *("devices", "accelerator", "precision"),
         *_SCHEDULE,
+        "data_on_device",
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
         *("keep_newest", "keep_best", "keep_epochs", "strict", "max_skipped_updates"),

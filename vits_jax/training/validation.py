@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 
 from vits_jax.compiler import Compiler, Programs
 from vits_jax.config import Config
-from vits_jax.data.batching.batches import Batch, Plan, batches, validation_plan
+from vits_jax.data.batching.batches import Plan, batches, validation_plan
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation
+from vits_jax.training.feeding import Feeder
 from vits_jax.training.mesh import abstract_batch, abstract_copy, put_rows, replicated
 from vits_jax.training.skipping import shortened, utterances
 from vits_jax.training.step import make_eval_step
@@ -33,6 +34,7 @@ class Validation:
         plan: of training. What fits none of its buckets is not validated on: it would set the
             memory of the run, and compile a shape of its own.
         rows: of the dataset, to take losses of.
+        feeder: of the run's batches.
 
     Attributes:
         every: epochs between two validations.
@@ -45,12 +47,13 @@ class Validation:
         dataset: Dataset,
         plan: Plan,
         rows: np.ndarray,
+        feeder: Feeder,
         compiler: Compiler,
     ):
         run = config.run
         self.every = 1 if run.fast_dev_run else run.check_val_every_n_epoch
         self._most_batches = run.fast_dev_run or None
-        self._mesh, self._dataset = mesh, dataset
+        self._mesh, self._dataset, self._feeder = mesh, dataset, feeder
         self._plan, too_long = validation_plan(plan, dataset, rows)
         largest = plan.used_buckets[-1]
         if len(too_long):
@@ -99,11 +102,12 @@ class Validation:
         A mean that is not finite is left out, after a warning that names its utterances.
         """
         sums, first_row = [], 0
-        for bucket, rows in batches(self._dataset, self._plan, 0, 0, self._count):
-            if stop.asked or not self._step.ready(bucket.shape, lambda: stop.asked):
-                return {}
-            sums.append(self._sums(state, bucket, rows, first_row))
-            first_row += bucket.rows
+        with self._feeder.ahead(self._plan, count=self._count) as feed:
+            for bucket, batch in feed:
+                if stop.asked or not self._step.ready(bucket.shape, lambda: stop.asked):
+                    return {}
+                sums.append(self._sums(state, bucket, batch, first_row))
+                first_row += bucket.rows
         if not sums:
             return {}
         with self._step.waiting():
@@ -123,10 +127,9 @@ class Validation:
         return count if self._most_batches is None else min(count, self._most_batches)
 
     def _sums(
-        self, state: TrainState, bucket: Bucket, rows: Batch, first_row: int
+        self, state: TrainState, bucket: Bucket, batch: dict[str, jax.Array], first_row: int
     ) -> dict[str, jax.Array]:
         with jax.transfer_guard("disallow"):
-            batch = put_rows(rows, self._mesh)
             row = jax.device_put(np.int32(first_row), replicated(self._mesh))
             return self._step(bucket.shape, state.params, batch, row)
 
@@ -139,7 +142,8 @@ class Validation:
         for place, row in enumerate(planned.used(index)):
             # The same shape again, filled with one utterance: nothing new is compiled.
             alone = {name: np.repeat(x[place : place + 1], len(x), 0) for name, x in rows.items()}
-            sums = jax.device_get(self._sums(state, bucket, alone, planned.starts[index]))
+            batch = put_rows(alone, self._mesh)
+            sums = jax.device_get(self._sums(state, bucket, batch, planned.starts[index]))
             if not all(math.isfinite(float(value)) for value in sums.values()):
                 found.append(row)
         named = shortened(utterances(self._dataset, found or planned.used(index)))

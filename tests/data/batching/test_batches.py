@@ -130,6 +130,8 @@ def test_padding_is_what_it_says(case):
     padded = sum(plan.buckets[i].frames * plan.buckets[i].rows for i in planned.buckets)
     used = np.ceil(data.samples / HOP).sum()
     assert plan.padding == pytest.approx(1 - used / padded)
+    padded = sum(plan.buckets[i].phonemes * plan.buckets[i].rows for i in planned.buckets)
+    assert plan.phoneme_padding == pytest.approx(1 - data.id_lengths.sum() / padded)
 
 
 @settings(deadline=None)
@@ -182,11 +184,11 @@ def test_a_shape_more_has_to_be_worth_it():
 @pytest.mark.parametrize(
     ("counts", "batches", "carries", "cost"),
     [
-        ((8, 8), (2, 2), (False, False), 240),
-        ((9, 7), (2, 2), (True, False), 240),  # one goes up and fills the gap
-        ((5, 4), (2, 1), (False, False), 160),  # a gap below is cheaper than a batch above
-        ((3, 0), (1, 0), (False, False), 40),  # and nothing goes up for nothing
-        ((0, 1), (0, 1), (False, False), 80),
+        ((8, 8), (2, 2), (False, False), 432),
+        ((9, 7), (2, 2), (True, False), 432),  # one goes up and fills the gap
+        ((5, 4), (2, 1), (False, False), 288),  # a gap below is cheaper than a batch above
+        ((3, 0), (1, 0), (False, False), 72),  # and nothing goes up for nothing
+        ((0, 1), (0, 1), (False, False), 144),
         ((0, 0), (0, 0), (False, False), 0),
     ],
 )
@@ -197,7 +199,7 @@ def test_left_over_rows_go_where_they_cost_least(counts, batches, carries, cost)
 
 def test_no_shape_is_compiled_for_left_over_rows_alone():
     plan = schedule((1, 0), (Bucket(1, 5, 3), Bucket(2, 10, 1)))
-    assert (plan.batches, plan.carries, plan.cost) == ((1, 0), (False, False), 18)
+    assert (plan.batches, plan.carries, plan.cost) == ((1, 0), (False, False), 33)
 
 
 @settings(deadline=None)

@@ -79,7 +79,8 @@ class Plan:
         seed: of the shuffling; None: always the same order.
         members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
         schedule: batches of each bucket.
-        padding: share of an epoch's frames that no utterance fills.
+        padding, phoneme_padding: share of an epoch's frames, and of its phoneme ids, that no
+          utterance fills.
     """
 
     buckets: tuple[Bucket, ...]
@@ -88,6 +89,7 @@ class Plan:
     members: tuple[np.ndarray, ...]
     schedule: Schedule
     padding: float
+    phoneme_padding: float
 
     @property
     def steps_per_epoch(self) -> int:
@@ -204,9 +206,16 @@ def plan_in(
     members = tuple(np.asarray(rows, np.int64)[bucket_of == i] for i in range(len(buckets)))
     if epoch is None:
         epoch = schedule(tuple(map(len, members)), buckets)
-    padded = sum(n * b.rows * b.frames for n, b in zip(epoch.batches, buckets, strict=True))
-    padding = 1 - int(frames.sum()) / padded if padded else 0.0
-    return Plan(buckets, hop_length, seed, members, epoch, padding)
+    rows_of = [n * b.rows for n, b in zip(epoch.batches, buckets, strict=True)]
+    padding = _padding(frames, rows_of, [b.frames for b in buckets])
+    phoneme_padding = _padding(phonemes, rows_of, [b.phonemes for b in buckets])
+    return Plan(buckets, hop_length, seed, members, epoch, padding, phoneme_padding)
+
+
+def _padding(lengths: np.ndarray, rows: list[int], sizes: list[int]) -> float:
+    """Share of so many rows of each size that the lengths, ``[utterances]``, do not fill."""
+    padded = sum(n * size for n, size in zip(rows, sizes, strict=True))
+    return 1 - int(lengths.sum()) / padded if padded else 0.0
 
 
 def lengths_of(
@@ -256,8 +265,6 @@ def batches(
     *,
     process_index: int = 0,
     process_count: int = 1,
-    num_threads: int = 4,
-    prefetch: int = 8,
 ) -> Iterator[tuple[Bucket, Batch]]:
     """Batches in order, read ahead by threads.
 
@@ -268,8 +275,6 @@ def batches(
         num_batches: how many, into later epochs if need be (default: the rest of the epoch).
         process_index, process_count: this process gets rows
           ``[process_index · n : (process_index + 1) · n]`` of each batch, n = rows / processes.
-        num_threads: that read.
-        prefetch: batches held ready.
 
     Yields:
         The batch's shape, and this process's rows of it.
@@ -277,49 +282,88 @@ def batches(
     Raises:
         ValueError: the rows cannot be shared out over the processes.
     """
-    import grain  # takes seconds to import: only where batches are read
-
-    for bucket in plan.used_buckets:
-        if bucket.rows % process_count:
-            raise ValueError(f"{bucket.rows} rows do not divide by {process_count} processes")
     if num_batches is None:
         num_batches = plan.steps_per_epoch - start_batch
     if num_batches <= 0:
         return
-    source = _Source(
-        dataset=dataset,
+    source = Source(
+        load=functools.partial(load_batch, dataset),
         plan=plan,
         first=epoch * plan.steps_per_epoch + start_batch,
         length=num_batches,
+        per_epoch=plan.steps_per_epoch,
         process_index=process_index,
         process_count=process_count,
     )
+    yield from read_ahead(source)
+
+
+def read_ahead(source: Source, num_threads: int = 4, prefetch: int = 8) -> Any:
+    """What a source gives, in order, as a Grain dataset to iterate over.
+
+    Args:
+        source: see `Source`.
+        num_threads: that read. One reads 8,000 seconds of speech a second from a fast disk
+          (docs/performance.md); more of them hide a slow one's delays.
+        prefetch: batches held ready.
+    """
+    import grain  # takes seconds to import: only where batches are read
+
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
-    yield from grain.MapDataset.source(source).to_iter_dataset(options)
+    return grain.MapDataset.source(source).to_iter_dataset(options)
+
+
+class Load(Protocol):
+    """What is made of some rows of a batch: `load_batch` of a dataset, say."""
+
+    def __call__(
+        self, bucket: Bucket, rows: np.ndarray, weight: np.ndarray, hop_length: int
+    ) -> Batch:
+        """Arrays whose first dimension is the rows."""
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Random access to a process's part of consecutive batches, for Grain."""
+class Source:
+    """Random access to a process's part of consecutive batches, for Grain.
 
-    dataset: Dataset
+    Attributes:
+        load: makes a batch of its rows.
+        plan: of the batches.
+        first: the first batch, with `per_epoch` of them in each epoch before.
+        length: how many.
+        per_epoch: batches that are used of each epoch, its first ones.
+        process_index, process_count: see `batches`.
+
+    Raises:
+        ValueError: the rows cannot be shared out over the processes.
+    """
+
+    load: Load
     plan: Plan
     first: int
     length: int
-    process_index: int
-    process_count: int
+    per_epoch: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        for bucket in self.plan.used_buckets:
+            if bucket.rows % self.process_count:
+                raise ValueError(
+                    f"{bucket.rows} rows do not divide by {self.process_count} processes"
+                )
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Bucket, Batch]:
-        epoch, step = divmod(self.first + int(index), self.plan.steps_per_epoch)
+        epoch, step = divmod(self.first + int(index), self.per_epoch)
         planned = self._epoch(epoch)
         bucket = self.plan.buckets[planned.buckets[step]]
         size = bucket.rows // self.process_count
         part = slice(self.process_index * size, (self.process_index + 1) * size)
         rows, weight = (array[part] for array in planned.batch(step))
-        return bucket, load_batch(self.dataset, bucket, rows, weight, self.plan.hop_length)
+        return bucket, self.load(bucket, rows, weight, self.plan.hop_length)
 
     @functools.cached_property
     def _epoch(self) -> functools._lru_cache_wrapper[EpochPlan]:

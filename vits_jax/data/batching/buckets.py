@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ import numpy as np
 
 # Shapes are multiples of this: it costs under 2 % and leaves few candidates to compare.
 _MULTIPLE = 8
-# One more shape is one more compilation: it should save this share of the work.
-_WORTH_A_SHAPE = 0.02
+# One more shape is one more compilation, minutes: it should save this share of the work, which in
+# a run of a day is a quarter of an hour.
+_WORTH_A_SHAPE = 0.01
 # Decoder and discriminators see a segment of each row, however long the row is. A frame of it
 # is worth as much as so many others with their phonemes: 8 in bytes moved, 22 in FLOPs, 43 in
 # memory (medium; more in the others). The least of them, as the memory of long rows grows with
@@ -19,6 +21,10 @@ _WORTH_A_SHAPE = 0.02
 _SEGMENT_WORTH = 8
 # Where little room is lost, rows are a multiple of this: other numbers of devices divide them too.
 _DIVISIBLE = 4
+# Lengths of each kind that buckets may have, where a corpus has more of them. All of LJ Speech's
+# are fewer; of longer utterances they are quantiles, the longest among them.
+_MOST_PHONEMES, _MOST_FRAMES = 64, 128
+_AT_ONCE = 512  # shapes that are looked at together: memory for so many times all of them
 
 
 @dataclass(frozen=True, order=True)
@@ -36,8 +42,12 @@ class Bucket:
 
     @property
     def cost(self) -> int:
-        """Work per row. A phoneme costs 0.6 frames in FLOPs and 3 in bytes moved: call it one."""
-        return self.phonemes + self.frames
+        """Work per row, in halves of a frame: a phoneme is one half.
+
+        In FLOPs it is 0.55 of a frame, in bytes moved more (docs/performance.md). It matters
+        little: if it were a whole frame, these choices would cost 0.2 % more than the best.
+        """
+        return self.phonemes + 2 * self.frames
 
 
 @dataclass(frozen=True)
@@ -82,9 +92,8 @@ def choose_buckets(
 ) -> tuple[Bucket, ...]:
     """At most `num_buckets` buckets, each at least as large as the one before in both lengths.
 
-    Utterances are lined up by ``max(frames, ratio · phonemes)`` and cut into groups by
-    dynamic programming over padded work; the ratio and the number of groups are those
-    that make a whole epoch, last batches included, cheapest.
+    Of all such buckets they are those that make the rows' work least (`best_shapes`); there are
+    as many as are worth one more shape, with a whole epoch's last batches counted.
 
     Args:
         phonemes, frames: ``[utterances]``, lengths of each; at least one utterance.
@@ -92,26 +101,82 @@ def choose_buckets(
         num_buckets: most buckets.
         min_frames: least frames of a bucket (the decoder's segment has to fit).
     """
-    ratios = np.unique(np.quantile(frames / phonemes, np.linspace(0, 0.6, 16)))
     # Buckets are multiples too, so rounded lengths fit where the lengths do; there are few.
     lengths = np.stack([round_up(phonemes), round_up(np.maximum(frames, min_frames))])
     (phonemes, frames), counts = np.unique(lengths, axis=1, return_counts=True)
-
-    def plan(buckets: tuple[Bucket, ...]) -> Schedule:
+    best: tuple[Bucket, ...] = ()
+    best_plan = Schedule((), (), 0)
+    for shapes in best_shapes(phonemes, frames, counts, num_buckets):
+        buckets = tuple(Bucket(p, f, rows_of(f)) for p, f in shapes)
         bucket_of = assign(buckets, phonemes, frames)
         rows = np.bincount(bucket_of, weights=counts, minlength=len(buckets))
-        return schedule(tuple(rows.astype(np.int64).tolist()), buckets)
+        plan = schedule(tuple(rows.astype(np.int64).tolist()), buckets)
+        if not best or plan.cost < best_plan.cost * (1 - _WORTH_A_SHAPE):
+            best, best_plan = buckets, plan
+    return tuple(b for b, batches in zip(best, best_plan.batches, strict=True) if batches)
 
-    candidates = [_cuts(phonemes, frames, counts, rows_of, ratio, num_buckets) for ratio in ratios]
-    best: tuple[Bucket, ...] = ()
-    best_cost = np.inf
-    for same_number in zip(*candidates, strict=True):  # one bucket, then two, …
-        buckets = min(same_number, key=lambda buckets: plan(buckets).cost)
-        cost = plan(buckets).cost
-        if cost < best_cost * (1 - _WORTH_A_SHAPE):
-            best, best_cost = buckets, cost
-    used = plan(best).batches
-    return tuple(bucket for bucket, batches in zip(best, used, strict=True) if batches)
+
+def best_shapes(
+    phonemes: np.ndarray, frames: np.ndarray, counts: np.ndarray, most: int
+) -> list[list[tuple[int, int]]]:
+    """The cheapest nested shapes for some rows: at most 1, 2, … `most` of them.
+
+    Each row is padded to the first shape that holds it. As each shape holds all that the one
+    before holds, what is between two is a difference of two counts, and the cheapest chain of
+    shapes up to each is found by dynamic programming over all of them: nothing is cheaper.
+
+    Args:
+        phonemes, frames: ``[kinds]``, lengths of each kind of row.
+        counts: ``[kinds]``, rows of each kind.
+        most: shapes of the last answer.
+
+    Returns:
+        Of each answer (phonemes, frames) of its shapes, smallest first.
+    """
+    widths, lengths = _levels(phonemes, _MOST_PHONEMES), _levels(frames, _MOST_FRAMES)
+    at = np.searchsorted(widths, phonemes), np.searchsorted(lengths, frames)
+    here = np.zeros((len(widths), len(lengths)), np.int64)  # [P, F]
+    np.add.at(here, at, counts)
+    # Shapes that something in them fills in each length; others hold no more than those do.
+    filled = (here.cumsum(0) > 0) & (here.cumsum(1) > 0)
+    p, f = np.nonzero(filled)  # [shapes], by phonemes, then frames
+    held = here.cumsum(0).cumsum(1)[p, f]
+    cost = np.array([Bucket(w, n, 1).cost for w, n in zip(widths[p], lengths[f], strict=True)])
+    least = held * cost  # of all that a shape holds, in as many shapes as the loop has seen
+    before: list[np.ndarray] = []
+    for _ in range(most - 1):
+        newest, came = np.empty_like(least), np.empty_like(least)
+        for begin in range(0, len(least), _AT_ONCE):
+            to = slice(begin, begin + _AT_ONCE)
+            since = slice(0, to.stop)
+            nested = (p[since, None] <= p[to]) & (f[since, None] <= f[to])
+            work = least[since, None] + (held[to] - held[since, None]) * cost[to]
+            work[~nested] = np.iinfo(np.int64).max
+            came[to], newest[to] = work.argmin(axis=0), work.min(axis=0)
+        least = newest
+        before.append(came)
+    answers = []
+    for number in range(most):
+        chain = [len(least) - 1]
+        for came in before[:number][::-1]:
+            chain.append(int(came[chain[-1]]))
+        shapes = {(int(widths[p[i]]), int(lengths[f[i]])) for i in chain}
+        answers.append(sorted(_tight(w, n, phonemes, frames) for w, n in shapes))
+    return answers
+
+
+def _levels(lengths: np.ndarray, most: int) -> np.ndarray:
+    """The lengths that occur, ascending, or so many quantiles of them, the greatest included."""
+    levels = np.unique(lengths)
+    if len(levels) > most:
+        levels = np.unique(np.quantile(levels, np.linspace(0, 1, most), method="higher"))
+    return levels
+
+
+def _tight(width: int, length: int, phonemes: np.ndarray, frames: np.ndarray) -> tuple[int, int]:
+    """A shape without the room that nothing in it needs: quantiles are not always filled."""
+    inside = (phonemes <= width) & (frames <= length)
+    return int(phonemes[inside].max()), int(frames[inside].max())
 
 
 def assign(buckets: tuple[Bucket, ...], phonemes: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -128,7 +193,11 @@ def assign(buckets: tuple[Bucket, ...], phonemes: np.ndarray, frames: np.ndarray
     return index
 
 
-def schedule(counts: tuple[int, ...], buckets: tuple[Bucket, ...]) -> Schedule:
+def schedule(
+    counts: tuple[int, ...],
+    buckets: tuple[Bucket, ...],
+    cost_of: Callable[[Bucket], int] = operator.attrgetter("cost"),
+) -> Schedule:
     """The cheapest way to make batches of so many utterances per bucket.
 
     A bucket above all utterances makes none: its shape would have to be compiled.
@@ -147,72 +216,11 @@ def schedule(counts: tuple[int, ...], buckets: tuple[Bucket, ...]) -> Schedule:
         results = []
         for batches, carries, going_up in options:
             after = cheapest(index + 1, going_up)
-            cost = after.cost + batches * bucket.rows * bucket.cost
+            cost = after.cost + batches * bucket.rows * cost_of(bucket)
             results.append(Schedule((batches, *after.batches), (carries, *after.carries), cost))
         return min(results, key=lambda result: result.cost)
 
     return cheapest(0, 0)
-
-
-def _cuts(
-    phonemes: np.ndarray,
-    frames: np.ndarray,
-    counts: np.ndarray,
-    rows_of: Callable[[int], int],
-    ratio: float,
-    most: int,
-) -> list[tuple[Bucket, ...]]:
-    """The best 1, 2, … `most` groups in the order of ``max(frames, ratio · phonemes)``."""
-    sizes = np.maximum(frames, np.ceil(ratio * phonemes))
-    levels = np.unique(sizes)
-    if len(levels) > 512:  # very long utterances: compare quantiles, the longest among them
-        levels = np.unique(np.quantile(levels, np.linspace(0, 1, 512), method="higher"))
-    level_of = np.searchsorted(levels, sizes)
-    rows = np.bincount(level_of, weights=counts)
-    shapes = []
-    for ends in _best_ends(levels * (1 + 1 / ratio), rows, most):
-        group_of = np.searchsorted(ends, level_of)
-        groups = range(len(ends))
-        # A later group holds what is larger in one length: let it be as large in both.
-        widest = np.maximum.accumulate([phonemes[group_of == g].max() for g in groups])
-        longest = np.maximum.accumulate([frames[group_of == g].max() for g in groups])
-        sizes = {(int(p), int(f)) for p, f in zip(widest, longest, strict=True)}
-        shapes.append(tuple(Bucket(p, f, rows_of(f)) for p, f in sorted(sizes)))
-    return shapes
-
-
-def _best_ends(costs: np.ndarray, rows: np.ndarray, most: int) -> list[list[int]]:
-    """The cheapest cuts of a line of levels into at most 1, 2, … `most` groups.
-
-    Args:
-        costs: ``[levels]``, ascending: work of a row that is padded to the level.
-        rows: ``[levels]``, rows at each level, none of them 0.
-        most: groups of the last cut.
-
-    Returns:
-        For each cut, the last level of each of its groups.
-    """
-    before = np.concatenate([[0.0], np.cumsum(rows)])
-    # [start, end]: work of a group of the levels start … end, where that is a group.
-    group = (before[None, 1:] - before[:-1, None]) * costs[None, :]
-    group[group <= 0] = np.inf
-    # least[n]: work of the first n levels, in at most so many groups as the loop has seen.
-    least = np.concatenate([[0.0], before[1:] * costs])
-    starts = [np.zeros(len(costs), np.int64)]
-    for _ in range(most - 1):
-        newest = least[:-1, None] + group
-        starts.append(newest.argmin(axis=0))
-        least = np.concatenate([[0.0], newest.min(axis=0)])
-    cuts = []
-    for number in range(most):
-        ends: list[int] = []
-        end = len(costs)
-        for start in starts[number::-1]:
-            if end:
-                ends.append(end - 1)
-                end = int(start[end - 1])
-        cuts.append(ends[::-1])
-    return cuts
 
 
 def round_up(lengths: np.ndarray | list[int]) -> np.ndarray:

@@ -17,7 +17,8 @@ import numpy as np
 
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan, lengths_of, make_plan, plan_in
-from vits_jax.data.batching.buckets import Bucket, Schedule, round_up
+from vits_jax.data.batching.buckets import Bucket, Schedule, round_up, schedule
+from vits_jax.data.batching.first_buckets import choose_first_buckets, first_cost
 from vits_jax.data.manifest import Dataset
 from vits_jax.data.split import Split
 
@@ -144,15 +145,26 @@ class Planner:
     @functools.cached_property
     def _widened(self) -> Plan:
         """The plan as it was then: the largest bucket has room for all that is held out."""
-        plan = self.new()
-        held_out = np.concatenate([self.parts.validation, self.parts.test])
+        config, parts = self.config, self.parts
+        hop_length, rows = config.audio.hop_length, config.data.batch_size or self._shares
+        buckets = choose_first_buckets(
+            *lengths_of(self.dataset, parts.train, hop_length),
+            lambda frames: rows,
+            config.data.num_buckets,
+            config.segment_frames,
+        )
+        held_out = np.concatenate([parts.validation, parts.test])
         if not len(held_out):
-            return plan
-        lengths = lengths_of(self.dataset, held_out, plan.hop_length)
+            return self._as_first(buckets)
+        lengths = lengths_of(self.dataset, held_out, hop_length)
         phonemes, frames = (int(round_up(some).max()) for some in lengths)
-        *others, last = plan.buckets
+        *others, last = buckets
         widest = Bucket(max(last.phonemes, phonemes), max(last.frames, frames), last.rows)
-        return self._in((*others, widest))
+        return self._as_first((*others, widest))
+
+    def _as_first(self, buckets: tuple[Bucket, ...]) -> Plan:
+        counts = tuple(map(len, self._in(buckets).members))
+        return self._in(buckets, schedule(counts, buckets, first_cost))
 
     def _first_digest(self, plan: Plan) -> str:
         digest = self._data_digest.copy()

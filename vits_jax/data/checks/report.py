@@ -29,7 +29,8 @@ class Training:
         unheard: that are held out and fit no batch: validation does without them.
         steps_per_epoch: batches.
         buckets: each shape, and its batches per epoch.
-        padding: share of an epoch's frames that no utterance fills.
+        padding, phoneme_padding: share of an epoch's frames, and of its phoneme ids, that no
+          utterance fills.
         memory: bytes on the device that one batch of the largest shape needs; None: not known.
     """
 
@@ -40,6 +41,7 @@ class Training:
     steps_per_epoch: int
     buckets: list[tuple[Bucket, int]]
     padding: float
+    phoneme_padding: float
     memory: int | None = None
 
     @property
@@ -157,6 +159,7 @@ class Report:
                     {**asdict(bucket), "batches": batches} for bucket, batches in training.buckets
                 ],
                 "padding": round(training.padding, 4),
+                "phoneme_padding": round(training.phoneme_padding, 4),
                 "memory_bytes": training.memory,
             },
         }
@@ -253,6 +256,7 @@ def plan_training(
             if batches
         ],
         padding=plan.padding,
+        phoneme_padding=plan.phoneme_padding,
     )
 
 

@@ -98,7 +98,8 @@ def _training(report: Report, console: Console) -> None:
     console.print(table)
     console.print(
         f"{training.utterances} utterances to train on, {training.steps_per_epoch} steps an epoch, "
-        f"{100 * training.padding:.1f} % padding"
+        f"padding: {100 * training.padding:.1f} % of the frames, "
+        f"{100 * training.phoneme_padding:.1f} % of the phonemes"
     )
     if training.unheard:
         console.print(
