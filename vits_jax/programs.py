@@ -35,6 +35,11 @@ def of_shape(shape: Shape) -> Shape:
     return shape
 
 
+def of_text(shape: Shape) -> Shape:
+    """Compiled for each number of rows and of phonemes."""
+    return shape[:2]
+
+
 def of_rows(shape: Shape) -> Shape:
     """Compiled for each number of rows."""
     return shape[:1]

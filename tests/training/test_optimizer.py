@@ -13,7 +13,7 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 from vits_jax.training import optimizer
-from vits_jax.training.gradients import JOINED, summed
+from vits_jax.training.gradients import JOINED, joined, parted, summed
 from vits_jax.training.mesh import make_mesh
 
 GRADIENTS = {"a": np.array([[3.0, -4.0]], np.float32), "b": np.array([12.0, 0.0], np.float32)}
@@ -86,18 +86,30 @@ def test_a_step_that_is_none_changes_no_number() -> None:
 @pytest.mark.parametrize("platform", list(JOINED))
 @pytest.mark.parametrize("size", [1, 4])
 def test_gradients_are_summed_over_the_devices(platform: str, size: int) -> None:
-    """Joined to a vector or one by one: tensors below and above every limit."""
-    shapes = {"large": (3, 41, 97), "bias": (5,), "number": (), "weight": (7, 2, 3)}
+    """Joined to a vector or one by one: tensors below and above every limit, in two parts.
+
+    What is in both parts, "shared", is added.
+    """
+    large = {"large": (3, 41, 97)} if platform != "gpu" else {"large": (3, 701, 503)}
+    shapes = {**large, "bias": (5,), "number": (), "weight": (7, 2, 3), "shared": (4, 2)}
+    of_parts = (("large", "bias", "shared"), ("number", "shared", "weight"))
     random = np.random.default_rng(0)
     each = {n: random.normal(size=(size, *s)).astype(np.float32) for n, s in shapes.items()}
     mesh = make_mesh(size, "cpu")
 
     def one_device(gradients: Any) -> Any:
-        return summed({name: g[0] for name, g in gradients.items()}, "data", platform)
+        own = {name: g[0] for name, g in gradients.items()}
+        parts = [{name: own[name] for name in names} for names in of_parts]
+        sums, norm = summed([joined(part, platform, ("shared",)) for part in parts], "data")
+        result: dict[str, Any] = {}
+        for pieces, part in zip(sums, parts, strict=True):
+            result |= parted(pieces, part, platform, ("shared",))
+        return result, norm
 
     whole = jax.shard_map(one_device, mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=False)
     got, norm = jax.jit(whole)(each)
     assert got.keys() == shapes.keys()
+    each["shared"] *= 2
     for name, array in each.items():
         assert got[name].shape == shapes[name]
         np.testing.assert_allclose(got[name], array.sum(0), rtol=1e-5, atol=1e-6, err_msg=name)

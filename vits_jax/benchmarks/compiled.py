@@ -97,7 +97,7 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
 
 def _of_a_shape(pieces: list[Piece]) -> set[str]:
     """Those that are compiled again for every shape of a batch."""
-    return {piece.name for piece in pieces if len(piece.key) == 3}
+    return {piece.name for piece in pieces if len(piece.key) > 1}
 
 
 def summary(found: list[Operation]) -> dict[str, Any]:

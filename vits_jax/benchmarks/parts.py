@@ -29,7 +29,7 @@ from vits_jax.model.randomness import RowRandomness, row_keys
 from vits_jax.model.weight_norm import fold
 from vits_jax.state import TrainState, create_state
 from vits_jax.training import optimizer
-from vits_jax.training.gradients import summed
+from vits_jax.training.gradients import joined, parted, summed
 
 Part = tuple[str, Callable[..., Any], tuple[Any, ...], tuple[int, ...]]
 """A name, a function, its arguments, and those that gradients are taken to (none: no gradients)."""
@@ -165,13 +165,18 @@ def _parts(config: Config, args: argparse.Namespace, precision: Precision) -> It
     yield "optimizer", functools.partial(_update, config), (state.params, state), ()
 
 
+def _reduced(gradients: Any, platform: str) -> Any:
+    (pieces,), norm = summed([joined(gradients, platform)], "data")
+    return parted(pieces, gradients, platform), norm
+
+
 def _update(config: Config, gradients: Any, state: TrainState) -> Any:
     """AdamW of both networks, with the norms; the parameters stand for their gradients."""
     o, platform = config.optimizer, jax.default_backend()
     updated = {}
     for network, betas in ((GENERATOR, o.betas), (DISCRIMINATOR, o.betas_d)):
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-        reduce: Callable[..., Any] = functools.partial(summed, axis="data", platform=platform)
+        reduce: Callable[..., Any] = functools.partial(_reduced, platform=platform)
         reduce = jax.shard_map(reduce, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
         grads, norm = reduce(gradients[network])
         updated[network] = optimizer.update(

@@ -31,10 +31,10 @@ class Posterior(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """A text beside the recording of it: what the losses need. P phonemes."""
+    """A text beside the recording of it. P phonemes, H hidden channels."""
 
-    duration_nll: jax.Array  # [B], summed over the phonemes
-    x_mask: jax.Array  # [B, P, 1]
+    x: jax.Array  # [B, P, H], the hidden text
+    durations: jax.Array  # int32 [B, P], frames
     z_p: jax.Array  # [B, F, C], the posterior's sample after the flow
     m_p: jax.Array  # [B, F, C], the prior's mean ...
     logs_p: jax.Array  # [B, F, C], ... and log-scale, expanded to frames
@@ -102,31 +102,53 @@ class Synthesizer(nnx.Module):
         random: Randomness,
         dtype: DTypeLike,
     ) -> Alignment:
-        """Encode texts, and find which frames say which phoneme; noise "dp" ``[P, 2]``, dropout.
+        """Encode texts, and find which frames say which phoneme.
 
         Args:
             phoneme_ids: ``[B, P]``, of ``phoneme_lengths [B]``.
             speaker_ids: ``[B]``; not looked at with one speaker.
             spec_lengths: ``[B]``, frames.
             posterior: of the recordings.
-            random: of noise and dropout.
+            random: of dropout.
             dtype: of activations; what comes out has at least float32.
         """
         g = self.speaker(speaker_ids, dtype)
         z, _, y_mask = posterior
         with jax.named_scope("text_encoder"):
-            x, m_p, logs_p, x_mask = self.enc_p(phoneme_ids, phoneme_lengths, random, dtype)
+            x, m_p, logs_p, _ = self.enc_p(phoneme_ids, phoneme_lengths, random, dtype)
         with jax.named_scope("flow"):
             z_p = at_least_float32(self.flow(z.astype(dtype), y_mask, g))
         with jax.named_scope("alignment"):
             scores = log_likelihood(*map(lax.stop_gradient, (z_p, m_p, logs_p)))
             taken = durations(scores, phoneme_lengths, spec_lengths)  # [B, P]
             aligned = spread(taken, z.shape[1], m_p.dtype)  # [B, F, P]
+            m_p, logs_p = _expand(aligned, m_p), _expand(aligned, logs_p)
+        return Alignment(x, taken, z_p, m_p, logs_p)
+
+    def duration_nll(
+        self,
+        x: jax.Array,
+        phoneme_lengths: jax.Array,
+        speaker_ids: jax.Array,
+        durations: jax.Array,
+        random: Randomness,
+    ) -> jax.Array:
+        """Negative log-likelihood (or squared error) of durations, summed per row, ``[B]``.
+
+        Of all parameters it trains the predictor's alone. Noise "dp" ``[P, 2]``, dropout.
+
+        Args:
+            x: hidden text ``[B, P, H]``, of ``phoneme_lengths [B]``.
+            speaker_ids: ``[B]``; not looked at with one speaker.
+            durations: ``[B, P]``, frames.
+            random: of noise and dropout.
+        """
+        g = self.speaker(speaker_ids, x.dtype)
         with jax.named_scope("durations"):
-            w = taken.astype(m_p.dtype)[:, :, None]
-            duration_nll = self.dp.negative_log_likelihood(x, x_mask, g, w, random)
-        m_p, logs_p = _expand(aligned, m_p), _expand(aligned, logs_p)
-        return Alignment(duration_nll, x_mask, z_p, m_p, logs_p)
+            x = at_least_float32(x)
+            mask = length_mask(phoneme_lengths, x.shape[1], x.dtype)
+            w = durations.astype(x.dtype)[:, :, None]
+            return self.dp.negative_log_likelihood(x, mask, g, w, random)
 
     def segment_start(
         self, spec_lengths: jax.Array, random: Randomness, dtype: jnp.dtype

@@ -1,8 +1,13 @@
-"""Gradients of many tensors as a few large pieces: summed over the devices, their norm."""
+"""Gradients of many tensors as a few large pieces: summed over the devices, their norm.
+
+A step's programs hand gradients on in these pieces: joined where they are made, they cost no copy.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,31 +25,67 @@ processor compiles them slower joined. In figures: docs/performance.md.
 """
 
 
-def summed(gradients: Parameters, axis: str, platform: str) -> tuple[Parameters, jax.Array]:
-    """Their sum over the mesh's `axis`, and the norm of that, ``[]``.
+_VECTOR = ""  # the name of what is joined
+
+
+def joined(gradients: Parameters, platform: str, apart: tuple[str, ...] = ()) -> Parameters:
+    """The small ones as one vector: ``{name: array}`` of fewer arrays.
 
     Args:
-        gradients: of one network, ``{name: array}``, of one device's rows.
-        axis: of the mesh.
-        platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``: it decides how, no number.
+        gradients: ``{name: array}``.
+        platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``: it decides which.
+        apart: those whose names begin so are left as they are.
     """
-    sizes = {name: math.prod(g.shape) for name, g in gradients.items()}
+    groups = _groups(gradients, platform, apart)
+    if not groups:
+        return gradients
+    # By shape, as weights are normalised (`weight_norm.fold`): what is joined already stays so.
+    stacks = [jnp.stack([gradients[name] for name in names]) for names in groups]
+    # Behind a barrier, or what makes a tensor is computed again where it is joined.
+    vector = jnp.concatenate([stack.reshape(-1) for stack in stacks])
+    inside = {name for names in groups for name in names}
+    pieces = {name: g for name, g in gradients.items() if name not in inside}
+    return pieces | {_VECTOR: lax.optimization_barrier(vector)}
+
+
+def parted(
+    pieces: Parameters, like: Mapping[str, Any], platform: str, apart: tuple[str, ...] = ()
+) -> Parameters:
+    """What was `joined`, ``{name: array}``, of arrays shaped as those of `like`."""
+    gradients, start = dict(pieces), 0
+    vector = gradients.pop(_VECTOR, None)
+    for names in _groups(like, platform, apart):
+        for name in names:
+            end = start + math.prod(like[name].shape)
+            assert vector is not None
+            gradients[name], start = vector[start:end].reshape(like[name].shape), end
+    return gradients
+
+
+def _groups(arrays: Mapping[str, Any], platform: str, apart: tuple[str, ...]) -> list[list[str]]:
+    """Names of what is joined, those of one shape together."""
     alike: dict[tuple[int, ...], list[str]] = {}
-    for name, size in sizes.items():
-        if size <= JOINED[platform]:
-            alike.setdefault(gradients[name].shape, []).append(name)
-    joined = [name for names in alike.values() for name in names]
-    pieces = {name: g for name, g in gradients.items() if sizes[name] > JOINED[platform]}
-    if joined:
-        # By shape, as weights are normalised (`weight_norm.fold`): what is joined already stays so.
-        stacks = [jnp.stack([gradients[n] for n in names]) for names in alike.values()]
-        # Behind a barrier, or what makes a tensor is computed again where it is joined.
-        vector = jnp.concatenate([stack.reshape(-1) for stack in stacks])
-        pieces[""] = lax.optimization_barrier(vector)
-    pieces = lax.psum(pieces, axis)
-    norm = jnp.sqrt(total(jnp.sum(piece * piece) for piece in pieces.values()))
-    vector, start = pieces.pop("", None), 0
-    for name in joined:
-        pieces[name] = vector[start : start + sizes[name]].reshape(gradients[name].shape)
-        start += sizes[name]
-    return {name: pieces[name] for name in gradients}, norm
+    for name, array in arrays.items():
+        if math.prod(array.shape) <= JOINED[platform] and not name.startswith(apart):
+            alike.setdefault(array.shape, []).append(name)
+    return list(alike.values())
+
+
+def summed(parts: Sequence[Parameters], axis: str) -> tuple[list[Parameters], jax.Array]:
+    """Sums over the mesh's `axis`, and the norm of all of them, ``[]``.
+
+    Args:
+        parts: of one network, each `joined`; what is in several of them under one name is
+            added, and is in the first of these afterwards.
+        axis: of the mesh.
+    """
+    own: list[Parameters] = []
+    found: dict[str, int] = {}
+    for i, pieces in enumerate(parts):
+        own.append({})
+        for name, piece in pieces.items():
+            first = i if name == _VECTOR else found.setdefault(name, i)
+            own[first][name] = own[first][name] + piece if name in own[first] else piece
+    own = lax.psum(own, axis)
+    norm = jnp.sqrt(total(jnp.sum(piece * piece) for pieces in own for piece in pieces.values()))
+    return own, norm

@@ -69,9 +69,9 @@ def kl_loss(alignment: Alignment, posterior: Posterior, n: Rows) -> jax.Array:
     return jnp.sum(per_row * n.weight) / n.frames
 
 
-def duration_loss(alignment: Alignment, n: Rows) -> jax.Array:
-    """Negative log-likelihood (or squared error) of the durations per phoneme, ``[]``."""
-    return jnp.sum(alignment.duration_nll * n.weight) / n.phonemes
+def duration_loss(nll: jax.Array, n: Rows) -> jax.Array:
+    """Negative log-likelihood (or squared error) of the durations ``[B]`` per phoneme, ``[]``."""
+    return jnp.sum(nll * n.weight) / n.phonemes
 
 
 def discriminator_loss(real: list[Features], generated: list[Features], n: Rows) -> jax.Array:

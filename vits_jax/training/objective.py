@@ -4,9 +4,10 @@ Piper's order: the generator runs once; both losses are taken at the same weight
 discriminators' on the detached audio. The discriminators run once, on recorded and
 generated audio as one batch, and both gradients pull back through that pass.
 
-It is in three stages. Text and recordings are as long as the batch's shape says: `encode` takes
-the losses of that part, and `finish` its gradients. What lies between, `generate`, sees a
+It is in four stages. Text and recordings are as long as the batch's shape says: `encode` takes
+the loss of that part, and `finish` its gradients. What lies between, `generate`, sees a
 segment of each recording, as long as any other: decoder and discriminators, most of the step.
+The duration predictor learns by itself, `predict`, from what `encode` found.
 
 All of it sees one device's rows, and gives this device's share of the batch's means.
 """
@@ -35,7 +36,10 @@ from vits_jax.training.losses import Rows
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-_DECODER, _POSTERIOR, _SPEAKERS = "dec.", "enc_q.", "emb_g."  # names of parameters begin so
+# What names of the generator's parameters begin with.
+_DECODER, _PREDICTOR, _POSTERIOR, _SPEAKERS = "dec.", "dp.", "enc_q.", "emb_g."
+SHARED = (_SPEAKERS,)
+"""Parameters that several stages need; gradients to them come from several too."""
 
 
 class Segment(NamedTuple):
@@ -44,6 +48,15 @@ class Segment(NamedTuple):
     z: jax.Array  # [B, segment_frames, C]
     real: jax.Array  # [B, segment_size], of the recording
     mel: jax.Array  # [B, segment_frames, mels], its log mel
+    speaker_ids: jax.Array  # [B]
+
+
+class Aligned(NamedTuple):
+    """What the duration predictor learns from."""
+
+    x: jax.Array  # [B, P, H], hidden text
+    durations: jax.Array  # [B, P], frames
+    phoneme_lengths: jax.Array  # [B]
     speaker_ids: jax.Array  # [B]
 
 
@@ -66,12 +79,17 @@ class Encoded(NamedTuple):
 
 def encoders(params: Parameters) -> Parameters:
     """Of the generator's parameters, ``{name: …}``, those that `Objective.encode` needs."""
-    return {name: p for name, p in params.items() if not name.startswith(_DECODER)}
+    return {n: p for n, p in params.items() if not n.startswith((_DECODER, _PREDICTOR))}
+
+
+def predictor(params: Parameters) -> Parameters:
+    """Of the generator's parameters, ``{name: …}``, those that `Objective.predict` needs."""
+    return {n: p for n, p in params.items() if n.startswith((_PREDICTOR, _SPEAKERS))}
 
 
 def decoder(params: Parameters) -> Parameters:
     """Of the generator's parameters, ``{name: …}``, those that `Objective.generate` needs."""
-    return {name: p for name, p in params.items() if name.startswith((_DECODER, _SPEAKERS))}
+    return {n: p for n, p in params.items() if n.startswith((_DECODER, _SPEAKERS))}
 
 
 class Objective(NamedTuple):
@@ -99,17 +117,20 @@ class Objective(NamedTuple):
             random: noise, segments and dropout.
         """
         own = encoders(params[GENERATOR])
-        segment, encoded, metrics = self.encode(own, batch, rows, random)
+        segment, aligned, encoded, metrics = self.encode(own, batch, rows, random)
+        of_predictor, dur = self.predict(predictor(params[GENERATOR]), aligned, rows, random)
         to_z, grads, more = self.generate(
             decoder(params[GENERATOR]), params[DISCRIMINATOR], segment, rows
         )
-        grads[GENERATOR] = added(self.finish(own, encoded, to_z), grads[GENERATOR])
-        return grads, added(metrics, more)
+        of_encoders = self.finish(own, encoded, to_z)
+        for some in (of_encoders, of_predictor):
+            grads[GENERATOR] = added(some, grads[GENERATOR])
+        return grads, added(added(metrics, dur), more)
 
     def encode(
         self, params: Parameters, batch: Batch, rows: Rows, random: Randomness
-    ) -> tuple[Segment, Encoded, Metrics]:
-        """Text and recordings of the batch's shape, their losses; arguments as of `gradients`.
+    ) -> tuple[Segment, Aligned, Encoded, Metrics]:
+        """Text and recordings of the batch's shape, their loss; arguments as of `gradients`.
 
         Args:
             params: `encoders` of the generator's.
@@ -125,18 +146,36 @@ class Objective(NamedTuple):
             z, logs_q, y_mask = self._posterior(params, batch, spec, random)
             return (z, logs_q), y_mask
 
-        def aligned(
+        def divergence(
             params: Parameters, z: jax.Array, logs_q: jax.Array
-        ) -> tuple[jax.Array, Metrics]:
-            kl, dur = self._aligned(params, batch, Posterior(z, logs_q, y_mask), rows, random)
-            return weights.c_kl * kl + weights.c_dur * dur, {"kl": kl, "dur": dur}
+        ) -> tuple[jax.Array, tuple[jax.Array, Aligned]]:
+            kl, aligned = self._align(params, batch, Posterior(z, logs_q, y_mask), rows, random)
+            return weights.c_kl * kl, (kl, aligned)
 
         (z, logs_q), pull_back, y_mask = jax.vjp(posterior, own, has_aux=True)
-        taken = jax.value_and_grad(aligned, (0, 1, 2), has_aux=True)(rest, z, logs_q)
-        (loss, metrics), (grads, to_z, to_logs_q) = taken
+        taken = jax.value_and_grad(divergence, (0, 1, 2), has_aux=True)(rest, z, logs_q)
+        (loss, (kl, aligned)), (grads, to_z, to_logs_q) = taken
         segment, start = self._segment(batch, audio, spec, z, random)
         encoded = Encoded(pull_back, to_z, to_logs_q, grads, start)
-        return segment, encoded, {"loss_g": loss, **metrics}
+        return segment, aligned, encoded, {"loss_g": loss, "kl": kl}
+
+    def predict(
+        self, params: Parameters, aligned: Aligned, rows: Rows, random: Randomness
+    ) -> tuple[Parameters, Metrics]:
+        """The duration predictor: gradients to its parameters, and its loss.
+
+        Args:
+            params: `predictor` of the generator's.
+            aligned: as `encode` gives it.
+            rows, random: as of `gradients`.
+        """
+        own = {n: p for n, p in params.items() if n.startswith(_PREDICTOR)}
+
+        def loss(own: Parameters) -> tuple[jax.Array, Metrics]:
+            metrics = self.predict_losses(params | own, aligned, rows, random)
+            return metrics["loss_g"], metrics
+
+        return jax.grad(loss, has_aux=True)(own)
 
     def generate(
         self, params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows
@@ -209,24 +248,36 @@ class Objective(NamedTuple):
         self, params: dict[str, Parameters], batch: Batch, rows: Rows, random: Randomness
     ) -> Metrics:
         """The same losses without gradients; arguments as of `gradients`."""
-        segment, metrics = self.encode_losses(encoders(params[GENERATOR]), batch, rows, random)
+        own = encoders(params[GENERATOR])
+        segment, aligned, metrics = self.encode_losses(own, batch, rows, random)
+        dur = self.predict_losses(predictor(params[GENERATOR]), aligned, rows, random)
         more = self.generate_losses(
             decoder(params[GENERATOR]), params[DISCRIMINATOR], segment, rows
         )
-        return added(metrics, more)
+        return added(added(metrics, dur), more)
 
     def encode_losses(
         self, params: Parameters, batch: Batch, rows: Rows, random: Randomness
-    ) -> tuple[Segment, Metrics]:
+    ) -> tuple[Segment, Aligned, Metrics]:
         """As `encode`, without gradients."""
         weights = self.config.optimizer
         folded = fold(params, self.precision.compute, rows=batch["weight"].shape[0])
         audio, spec = self._recordings(batch)
         posterior = self._posterior(folded, batch, spec, random)
-        kl, dur = self._aligned(folded, batch, posterior, rows, random)
+        kl, aligned = self._align(folded, batch, posterior, rows, random)
         segment, _ = self._segment(batch, audio, spec, posterior.z, random)
-        loss = weights.c_kl * kl + weights.c_dur * dur
-        return segment, {"loss_g": loss, "kl": kl, "dur": dur}
+        return segment, aligned, {"loss_g": weights.c_kl * kl, "kl": kl}
+
+    def predict_losses(
+        self, params: Parameters, aligned: Aligned, rows: Rows, random: Randomness
+    ) -> Metrics:
+        """As `predict`, without gradients."""
+        folded = fold(params, self.precision.compute, rows=aligned.x.shape[0])
+        network = bind(self.networks.generator, folded, partly=True)
+        x, durations, lengths, speakers = aligned
+        nll = network.duration_nll(x, lengths, speakers, durations, random)
+        dur = losses.duration_loss(nll, rows)
+        return {"loss_g": self.config.optimizer.c_dur * dur, "dur": dur}
 
     def generate_losses(
         self, params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows
@@ -254,19 +305,20 @@ class Objective(NamedTuple):
         frames, ids = self._frames(batch), batch["speaker_ids"]
         return network.posterior(spec, frames, ids, random, self.precision.compute)
 
-    def _aligned(
+    def _align(
         self,
         params: Parameters,
         batch: Batch,
         posterior: Posterior,
         rows: Rows,
         random: Randomness,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Divergence and duration loss, each ``[]``."""
+    ) -> tuple[jax.Array, Aligned]:
+        """Divergence ``[]``, and durations."""
+        lengths, speakers = batch["phoneme_lengths"], batch["speaker_ids"]
         alignment = bind(self.networks.generator, params, partly=True).align(
             batch["phoneme_ids"],
-            batch["phoneme_lengths"],
-            batch["speaker_ids"],
+            lengths,
+            speakers,
             self._frames(batch),
             posterior,
             random,
@@ -274,7 +326,8 @@ class Objective(NamedTuple):
         )
         with jax.named_scope("generator_losses"):
             kl = losses.kl_loss(alignment, posterior, rows)
-            return kl, losses.duration_loss(alignment, rows)
+        x = lax.stop_gradient(alignment.x)
+        return kl, Aligned(x, alignment.durations, lengths, speakers)
 
     def _segment(
         self, batch: Batch, audio: jax.Array, spec: jax.Array, z: jax.Array, random: Randomness

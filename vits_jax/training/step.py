@@ -28,13 +28,15 @@ from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, folded_networks
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.precision import POLICIES, Precision, chosen
 from vits_jax.model.randomness import RowRandomness, row_keys
-from vits_jax.programs import Call, Composed, Function, of_nothing, of_rows, of_shape
+from vits_jax.programs import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.state import TrainState, abstract_state
 from vits_jax.training import optimizer
-from vits_jax.training.gradients import summed
+from vits_jax.training.gradients import joined, parted, summed
 from vits_jax.training.losses import Rows, count_rows
 from vits_jax.training.mesh import AXIS, formats
 from vits_jax.training.objective import (
+    SHARED,
+    Aligned,
     Batch,
     Encoded,
     Metrics,
@@ -43,6 +45,7 @@ from vits_jax.training.objective import (
     added,
     decoder,
     encoders,
+    predictor,
 )
 
 Rates = dict[str, jax.Array]
@@ -50,6 +53,7 @@ Rates = dict[str, jax.Array]
 VALIDATION_STEP = 2**31 - 1  # a step that no run reaches: validation's own random numbers
 
 _SHARED, _OWN = P(), P(AXIS)
+_PARTS = (encoders, predictor, decoder)  # of the generator's parameters, by the stage they are for
 
 
 class Part(NamedTuple):
@@ -87,37 +91,54 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
 
     def encode(params: Parameters, part: Part) -> Any:
         random = RowRandomness(part.keys, dropout=True)
-        segment, *rest = objective.encode(params, part.batch, part.rows, random)
-        return segment, *map(_stacked, rest)
+        segment, aligned, *rest = objective.encode(params, part.batch, part.rows, random)
+        return segment, aligned, *map(_stacked, rest)
+
+    def predict(params: Parameters, aligned: Aligned, rows: Rows, keys: jax.Array) -> Any:
+        random = RowRandomness(keys, dropout=True)
+        grads, losses = objective.predict(params, aligned, rows, random)
+        return on.handed_on(grads), _stacked(losses)
 
     def generate(params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows) -> Any:
-        to_segment, *rest = objective.generate(params_g, params_d, segment, rows)
-        return to_segment, *map(_stacked, rest)
+        to_segment, grads, losses = objective.generate(params_g, params_d, segment, rows)
+        handed_on = [on.handed_on(grads[network]) for network in (GENERATOR, DISCRIMINATOR)]
+        return to_segment, *handed_on, _stacked(losses)
 
     def finish(params: Parameters, encoded: Encoded, to_segment: jax.Array) -> Parameters:
-        return _stacked(objective.finish(params, _unstacked(encoded), to_segment))
+        return on.handed_on(objective.finish(params, _unstacked(encoded), to_segment))
 
     def update(state: TrainState, taken: _Taken, rates: Rates) -> tuple[TrainState, Metrics]:
         return _updated(config, on.platform, state, _unstacked(taken), rates)
 
     shapes = abstract_state(config)
     generator, judges = shapes.params[GENERATOR], shapes.params[DISCRIMINATOR]
-    own, own_decoder = encoders(generator), decoder(generator)
-    grads = {GENERATOR: on.gradients(own_decoder), DISCRIMINATOR: on.gradients(judges)}
-    taken = _Taken(on.gradients(own), grads, on(_OWN), on(_OWN))
-    held = on.held(shapes)
+    parts = [of(generator) for of in _PARTS]
+    own, own_predictor, own_decoder = (on.held(part) for part in parts)
+    to_own, to_predictor, to_decoder = (on.gradients(part) for part in parts)
+    to_judges, held = on.gradients(judges), on.held(shapes)
+    taken = _Taken([to_own, to_predictor, to_decoder], to_judges, on(_OWN))
     functions = {
         "rows": Function(on.each(rows, (_SHARED, _OWN), on.parts), of_shape),
         "encode": Function(
-            on.each(encode, (_SHARED, _PART), _OWN, (on.held(own), on(_PART))), of_shape
+            on.each(encode, (_SHARED, _PART), _OWN, inputs=(own, on(_PART))), of_shape
+        ),
+        "predict": Function(
+            on.each(
+                predict,
+                (_SHARED, _OWN, _ROWS, _OWN),
+                _OWN,
+                inputs=(own_predictor, on(_OWN), on(_ROWS), on(_OWN)),
+                outputs=(to_predictor, on(_OWN)),
+            ),
+            of_text,
         ),
         "generate": Function(
             on.each(
                 generate,
                 (_SHARED, _SHARED, _OWN, _ROWS),
                 _OWN,
-                (on.held(own_decoder), on.held(judges), on(_OWN), on(_ROWS)),
-                (on(_OWN), grads, on(_OWN)),
+                inputs=(own_decoder, on.held(judges), on(_OWN), on(_ROWS)),
+                outputs=(on(_OWN), to_decoder, to_judges, on(_OWN)),
             ),
             of_rows,
         ),
@@ -126,8 +147,8 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
                 finish,
                 (_SHARED, _OWN, _OWN),
                 _OWN,
-                (on.held(own), on(_OWN), on(_OWN)),
-                on.gradients(own),
+                inputs=(own, on(_OWN), on(_OWN)),
+                outputs=to_own,
             ),
             of_shape,
         ),
@@ -137,8 +158,8 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
                 update,
                 (_SHARED, _OWN, _SHARED),
                 _SHARED,
-                (held, taken, on(_SHARED)),
-                (held, on(_SHARED)),
+                inputs=(held, taken, on(_SHARED)),
+                outputs=(held, on(_SHARED)),
                 donate_argnums=0,
             ),
             of_nothing,
@@ -149,12 +170,16 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
         call: Call, state: TrainState, batch: Batch, rates: Rates
     ) -> tuple[TrainState, Metrics]:
         params_g, params_d = state.params[GENERATOR], state.params[DISCRIMINATOR]
-        own, own_decoder = encoders(params_g), decoder(params_g)
+        own, own_predictor, own_decoder = (of(params_g) for of in _PARTS)
         total: _Taken | None = None
         for part in call("rows", state.step, batch):
-            segment, encoded, losses = call("encode", own, part)
-            to_segment, grads, more = call("generate", own_decoder, params_d, segment, part.rows)
-            taken = _Taken(call("finish", own, encoded, to_segment), grads, losses, more)
+            segment, aligned, encoded, kl = call("encode", own, part)
+            to_predictor, dur = call("predict", own_predictor, aligned, part.rows, part.keys)
+            to_segment, to_decoder, to_judges, losses = call(
+                "generate", own_decoder, params_d, segment, part.rows
+            )
+            to_own = call("finish", own, encoded, to_segment)
+            taken = _Taken([to_own, to_predictor, to_decoder], to_judges, [kl, dur, losses])
             total = taken if total is None else call("add", total, taken)
         return call("update", state, total, rates)
 
@@ -173,10 +198,14 @@ def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = Non
     def rows(batch: Batch, first_row: jax.Array) -> tuple[Part, ...]:
         return _parts(objective, batch, VALIDATION_STEP, first_row)
 
-    def encode(params: Parameters, part: Part) -> tuple[Segment, Metrics]:
+    def encode(params: Parameters, part: Part) -> tuple[Segment, Aligned, Metrics]:
         random = RowRandomness(part.keys, dropout=False)
-        segment, losses = objective.encode_losses(params, part.batch, part.rows, random)
-        return segment, lax.psum(losses, AXIS)
+        *found, losses = objective.encode_losses(params, part.batch, part.rows, random)
+        return *found, lax.psum(losses, AXIS)
+
+    def predict(params: Parameters, aligned: Aligned, rows: Rows, keys: jax.Array) -> Metrics:
+        random = RowRandomness(keys, dropout=False)
+        return lax.psum(objective.predict_losses(params, aligned, rows, random), AXIS)
 
     def generate(
         params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows
@@ -188,19 +217,29 @@ def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = Non
         return {name: value * weight for name, value in total.items()} | {"weight": weight}
 
     shapes = abstract_state(config).params
-    own, own_decoder = encoders(shapes[GENERATOR]), decoder(shapes[GENERATOR])
+    own, own_predictor, own_decoder = (on.held(of(shapes[GENERATOR])) for of in _PARTS)
+    judges = on.held(shapes[DISCRIMINATOR])
     functions = {
         "rows": Function(on.each(rows, (_OWN, _SHARED), on.parts), of_shape),
         "encode": Function(
-            on.each(encode, (_SHARED, _PART), (_OWN, _SHARED), (on.held(own), on(_PART))),
+            on.each(encode, (_SHARED, _PART), (_OWN, _OWN, _SHARED), inputs=(own, on(_PART))),
             of_shape,
+        ),
+        "predict": Function(
+            on.each(
+                predict,
+                (_SHARED, _OWN, _ROWS, _OWN),
+                _SHARED,
+                inputs=(own_predictor, on(_OWN), on(_ROWS), on(_OWN)),
+            ),
+            of_text,
         ),
         "generate": Function(
             on.each(
                 generate,
                 (_SHARED, _SHARED, _OWN, _ROWS),
                 _SHARED,
-                (on.held(own_decoder), on.held(shapes[DISCRIMINATOR]), on(_OWN), on(_ROWS)),
+                inputs=(own_decoder, judges, on(_OWN), on(_ROWS)),
             ),
             of_rows,
         ),
@@ -210,14 +249,14 @@ def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = Non
     def evaluate(
         call: Call, params: dict[str, Parameters], batch: Batch, first_row: jax.Array
     ) -> Metrics:
-        own, own_decoder = encoders(params[GENERATOR]), decoder(params[GENERATOR])
+        params_g, params_d = params[GENERATOR], params[DISCRIMINATOR]
+        own, own_predictor, own_decoder = (of(params_g) for of in _PARTS)
         losses = []
         for part in call("rows", batch, first_row):
-            segment, of_encoders = call("encode", own, part)
-            losses += [
-                of_encoders,
-                call("generate", own_decoder, params[DISCRIMINATOR], segment, part.rows),
-            ]
+            segment, aligned, kl = call("encode", own, part)
+            dur = call("predict", own_predictor, aligned, part.rows, part.keys)
+            more = call("generate", own_decoder, params_d, segment, part.rows)
+            losses += [kl, dur, more]
         return call("sums", losses, part.rows.rows)
 
     return Composed(evaluate, functions)
@@ -231,27 +270,30 @@ def all_finite(metrics: Metrics) -> jax.Array:
 class _Taken(NamedTuple):
     """Gradients and losses of a device's rows, or of some of them."""
 
-    of_encoders: Parameters  # of the generator
-    grads: dict[str, Parameters]  # of the rest of it, and of the discriminators
-    losses: Metrics
-    more: Metrics
+    generator: Any  # list of Parameters: to the `_PARTS` of the generator, `joined`
+    judges: Any  # Parameters: to the discriminators, `joined`
+    losses: Any  # list of Metrics
 
 
 def _updated(
     config: Config, platform: str, state: TrainState, taken: _Taken, rates: Rates
 ) -> tuple[TrainState, Metrics]:
     """On one device. `platform` decides how the program is put together, no number."""
-    grads = dict(taken.grads)
-    grads[GENERATOR] = added(taken.of_encoders, grads[GENERATOR])
-    metrics = lax.psum(added(taken.losses, taken.more), AXIS)
-    o = config.optimizer
-    for network, name in ((GENERATOR, "grad_norm_g"), (DISCRIMINATOR, "grad_norm_d")):
-        reduce = outlined(functools.partial(summed, axis=AXIS, platform=platform), platform)
-        grads[network], metrics[name] = reduce(grads[network])
+    metrics = lax.psum(functools.reduce(added, taken.losses), AXIS)
+    o, grads = config.optimizer, {}
+    params_g = state.params[GENERATOR]
+    for network, name, parts, like in (
+        (GENERATOR, "grad_norm_g", taken.generator, [of(params_g) for of in _PARTS]),
+        (DISCRIMINATOR, "grad_norm_d", [taken.judges], [state.params[DISCRIMINATOR]]),
+    ):
+        reduce = outlined(functools.partial(summed, axis=AXIS), platform)
+        sums, metrics[name] = reduce(parts)
+        own: Parameters = {}
+        for pieces, arrays in zip(sums, like, strict=True):
+            own |= parted(pieces, arrays, platform, apart=SHARED)
         if most := o.gradient_clip_val:
-            grads[network] = optimizer.clip(
-                grads[network], metrics[name], most, o.gradient_clip_algorithm
-            )
+            own = optimizer.clip(own, metrics[name], most, o.gradient_clip_algorithm)
+        grads[network] = own
     finite = all_finite(metrics)
     params, optimizers = {}, {}
     for network, rate, betas in (
@@ -319,9 +361,14 @@ class _Devices:
         """Of a state, or parts of it."""
         return formats(arrays, self.mesh)
 
-    def gradients(self, params: Any) -> Any:
-        """Of gradients of each device's own, `_stacked`."""
-        return formats(params, self.mesh, stacked=True)
+    def handed_on(self, gradients: Parameters) -> Parameters:
+        """Of a device, as one program gives them to another."""
+        return _stacked(joined(gradients, self.platform, apart=SHARED))
+
+    def gradients(self, params: Parameters) -> Any:
+        """Of what is `handed_on`."""
+        pieces = jax.eval_shape(lambda p: joined(p, self.platform, apart=SHARED), params)
+        return formats(pieces, self.mesh, stacked=True)
 
     def each(
         self,
