@@ -11,12 +11,13 @@ import difflib
 import importlib.metadata
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vits_jax.ending import end
+from vits_jax.ending import any_at_work, end
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.messages import unblocked_stderr
 
@@ -108,7 +109,13 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
     """
     if argv is None:
         with unblocked_stderr() as stream:
-            code, last_words = _run(command, sys.argv[1:], force=True)
+            try:
+                code, last_words = _run(command, sys.argv[1:], force=True)
+            except Exception:
+                if any_at_work():  # else Python says the same
+                    traceback.print_exc()
+                    end(EXIT_FAILED)
+                raise
             stream.patient()
             print(last_words, end="", file=sys.stderr)
             return end(code)

@@ -7,6 +7,7 @@ known as soon as that is tried, not when the run comes to it.
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import contextlib
 import functools
@@ -104,6 +105,7 @@ class Compiler:
 
     def _start(self) -> None:
         not_waited_for(self._at_work)
+        atexit.register(self._wait)
         for i in range(self._number or most_threads()):
             thread = threading.Thread(target=self._run, name=f"compiler {i}", daemon=True)
             self._threads.append(thread)
@@ -127,6 +129,12 @@ class Compiler:
 
     def _at_work(self) -> bool:
         return self._running > 0
+
+    def _wait(self) -> None:
+        """Where Python ends by itself: a thread that comes back from XLA later would abort it."""
+        self.close()
+        for thread in self._threads:
+            thread.join()
 
     def close(self) -> None:
         """Begin nothing more; what is being done is not waited for."""

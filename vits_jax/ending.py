@@ -15,12 +15,17 @@ def not_waited_for(at_work: Callable[[], bool]) -> None:
     _AT_WORK.append(at_work)
 
 
+def any_at_work() -> bool:
+    """Whether something is."""
+    return any(at_work() for at_work in _AT_WORK)
+
+
 def end(code: int) -> int:
     """The exit code, unless something is at work: then the process ends here, with that code.
 
     Python would wait for threads inside of a library, or crash as it takes itself apart.
     """
-    if any(at_work() for at_work in _AT_WORK):
+    if any_at_work():
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

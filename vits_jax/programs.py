@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -24,10 +25,15 @@ class Call(Protocol):
 
 
 class Function(NamedTuple):
-    """A jitted piece, and what of a batch's shape it is compiled for."""
+    """A jitted piece, what of a batch's shape it is compiled for, and its static arguments."""
 
     jitted: Wrapped
     of: Callable[[Shape], Shape]
+    static: Mapping[str, Any] = MappingProxyType({})
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Compiled when it is called."""
+        return self.jitted(*arguments, **self.static)
 
 
 def of_shape(shape: Shape) -> Shape:
@@ -51,7 +57,7 @@ def of_nothing(shape: Shape) -> Shape:
     return ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Composed:
     """``compose(call, *arguments)``, which calls its jitted `functions` by their names.
 
@@ -63,14 +69,13 @@ class Composed:
 
     def __call__(self, *arguments: Any) -> Any:
         """Call; inside `jax.jit` all of it becomes one program."""
-        return self.compose(lambda name, *own: self.functions[name].jitted(*own), *arguments)
+        return self.compose(lambda name, *own: self.functions[name](*own), *arguments)
 
     @classmethod
-    def alone(cls, jitted: Wrapped) -> Composed:
+    def alone(cls, jitted: Wrapped, **static: Any) -> Composed:
         """Of one piece."""
-        return cls(
-            lambda call, *arguments: call("all", *arguments), {"all": Function(jitted, of_shape)}
-        )
+        function = Function(jitted, of_shape, static)
+        return cls(lambda call, *arguments: call("all", *arguments), {"all": function})
 
 
 class Piece(NamedTuple):
@@ -104,7 +109,7 @@ def trace(
         function = composed.functions[name]
         if name not in traced:
             with no_garbage_collection():
-                traced[name] = function.jitted.trace(*own)
+                traced[name] = function.jitted.trace(*own, **function.static)
         given = jax.tree.map(_as_argument, traced[name].out_info)
         leaves = jax.tree.leaves(own), jax.tree.leaves(given)
         pieces.append(Piece(name, function.of(shape), traced[name], *leaves))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from vits_jax import device_memory
-from vits_jax.compilation import jit
 from vits_jax.compiler import Compiler, Programs
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.buckets import round_up
 from vits_jax.data.manifest import Dataset
 from vits_jax.model.networks import GENERATOR
+from vits_jax.programs import Composed
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation, Sound
 from vits_jax.training.mesh import abstract_copy
@@ -53,12 +55,12 @@ class SpokenExamples:
         # Room for each example's text; speech beyond the frames is cut off.
         longest = round_up(dataset.id_lengths[rows]).max(initial=largest.phonemes)
         self._shape = (int(longest), largest.frames)
-        self._mesh, platform = mesh, mesh.devices.flat[0].platform
-        self._stages = speech.make_stages(config, platform)
-        decode = jit(functools.partial(self._stages.decode, n_frames=largest.frames), platform)
-        encode = jit(self._stages.encode, platform)
+        self._mesh = mesh
+        self._stages = speech.make_stages(config, mesh.devices.flat[0].platform)
+        encode, decode = (cast(Wrapped, stage) for stage in self._stages[:2])
+        at_length = Composed.alone(decode, n_frames=largest.frames)
         self._encode = Programs(encode, "encoder of the test examples", compiler)
-        self._decode = Programs(decode, "decoder of the test examples", compiler)
+        self._decode = Programs(at_length, "decoder of the test examples", compiler)
 
     def ahead(self, state: TrainState) -> None:
         if len(self._rows):
