@@ -114,6 +114,7 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
     generator, judges = shapes.params[GENERATOR], shapes.params[DISCRIMINATOR]
     parts = [of(generator) for of in _PARTS]
     own, own_predictor, own_decoder = (on.held(part) for part in parts)
+    parts[1] = {n: p for n, p in parts[1].items() if not n.startswith(SHARED)}  # not trained there
     to_own, to_predictor, to_decoder = (on.gradients(part) for part in parts)
     to_judges, held = on.gradients(judges), on.held(shapes)
     taken = _Taken([to_own, to_predictor, to_decoder], to_judges, on(_OWN))
