@@ -128,6 +128,24 @@ class Compiler:
     def _at_work(self) -> bool:
         return self._running > 0
 
+    def wait(self) -> None:
+        """Until all is compiled that was asked for.
+
+        Raises:
+            Exception: `failure`, as soon as there is one.
+        """
+        while not self._settled():
+            if self.failure is not None:
+                raise self.failure
+            time.sleep(_LOOK)
+        if self.failure is not None:
+            raise self.failure
+
+    def _settled(self) -> bool:
+        with self._change:
+            left = self._jobs or self._to_trace or self._tracing or self._running
+            return not left or self._closed
+
     def close(self) -> None:
         """Begin nothing more; what is being done is not waited for."""
         with self._change:
@@ -140,7 +158,8 @@ class _Entry:
 
     def __init__(self) -> None:
         self.pieces: list[Piece] | None = None  # until it is traced
-        self.seconds = 0.0  # of work on what only this shape waited for
+        self.tracing = 0.0  # seconds, and ...
+        self.seconds = 0.0  # ... of all work on what only this shape waited for
         self.done: Future[dict[str, Compiled]] = Future()
 
 
@@ -190,6 +209,10 @@ class Programs:
     def needs(self, shape: Shape) -> Needs | None:
         """Memory of a shape that is `ready`; None if the devices do not tell."""
         return self._needs.get(shape)
+
+    def tracing(self, shape: Shape) -> float:
+        """Seconds that tracing took of a shape that was asked for."""
+        return self._entries[shape].tracing
 
     def ahead(self, shape: Shape, *arguments: Any, first: bool = False) -> None:
         """Compile for a shape, in the background, after what was asked for before.
@@ -250,7 +273,8 @@ class Programs:
             self._failed(entry.done, shape, error)
             return
         with self._lock:
-            entry.seconds += time.perf_counter() - start
+            entry.tracing = time.perf_counter() - start
+            entry.seconds += entry.tracing
             entry.pieces = pieces
         self._conclude()
 
