@@ -25,7 +25,7 @@ import psutil
 from jax.stages import Compiled, Traced, Wrapped
 
 from vits_jax import device_memory
-from vits_jax.compilation import keep, no_garbage_collection
+from vits_jax.compilation import keep, no_garbage_collection, tell
 from vits_jax.device_memory import Needs
 from vits_jax.ending import not_waited_for
 from vits_jax.programs import Composed, Piece, Shape, memory, trace
@@ -123,7 +123,10 @@ class Compiler:
                 with self._change:
                     self._running -= 1
                     settled = self._running == 0
+                    done = settled and not self._jobs and not self._to_trace
                 keep(settled)
+                if done:
+                    tell()
 
     def _at_work(self) -> bool:
         return self._running > 0
