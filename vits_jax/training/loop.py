@@ -97,8 +97,13 @@ def train(
     """
     config = of_dataset(config)
     timeline = timeline or Timeline()
-    with run_directory(config) as run_dir, stop_signal() as stop, logging_redirect_tqdm():
-        return _train(config, given, run_dir, stop, timeline)
+    with (
+        run_directory(config) as run_dir,
+        stop_signal() as stop,
+        logging_redirect_tqdm(),
+        contextlib.closing(Compiler()) as compiler,
+    ):
+        return _train(config, given, run_dir, stop, compiler, timeline)
 
 
 def prepare(
@@ -164,7 +169,12 @@ def make_programs(
 
 
 def _train(
-    config: Config, given: Set[str] | None, run_dir: Path | None, stop: Stop, timeline: Timeline
+    config: Config,
+    given: Set[str] | None,
+    run_dir: Path | None,
+    stop: Stop,
+    compiler: Compiler,
+    timeline: Timeline,
 ) -> Outcome:
     # Mesh, data, place
     prepared = prepare(config, given, run_dir, timeline)
@@ -180,6 +190,12 @@ def _train(
     feeder = Feeder(config, mesh, dataset)
     timeline.done("data")
 
+    # Step: compiled in the background from here on, beside the program that makes the state
+    train_step, evaluators = make_programs(prepared, compiler, feeder)
+    end = schedule.last_step(run, start.position, per_epoch)
+    of_run, shapes = (plan, per_epoch, start.position, end), start.shapes(config, mesh)
+    compile_ahead(config, mesh, *of_run, shapes, train_step, evaluators)
+
     # State
     advice = "use a smaller --quality, or a device with more memory"
     with device_memory.explained(lambda: ("the state of model and optimizers", None), advice):
@@ -187,19 +203,13 @@ def _train(
         step, epoch, batch = int(state.step), start.position.epoch, start.position.batch
     timeline.done("state")
 
-    # Step
-    compiler = Compiler()
-    train_step, evaluators = make_programs(prepared, compiler, feeder)
-
     # Loop
     first = Position(step, epoch, batch)
     end = schedule.last_step(run, first, per_epoch)
     warn_if_over(start, first, end)
-    compile_ahead(config, mesh, plan, per_epoch, first, end, state, train_step, evaluators)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with (
-        contextlib.closing(compiler),
         Outputs(run_dir, config, step, end) as output,
         train_step.waiting(),
         feeder.ahead(plan, epoch, batch, count=end - step, per_epoch=per_epoch) as feed,

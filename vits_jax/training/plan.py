@@ -104,14 +104,14 @@ def warm(prepared: Prepared) -> Warmed:
     config, mesh, start = prepared.config, prepared.mesh, prepared.start
     first = start.position
     end = schedule.last_step(config.run, first, prepared.per_epoch)
-    state = start.ahead(config, mesh)
+    start.ahead(config, mesh)
     compiler = Compiler()
     # It gives no batch here, so the corpus need not go to the devices.
     feeder = Feeder(config.replaced({"data_on_device": False}), mesh, prepared.dataset)
     train_step, evaluators = make_programs(prepared, compiler, feeder)
-    of_run = prepared.plan, prepared.per_epoch, first, end
+    of_run, shapes = (prepared.plan, prepared.per_epoch, first, end), start.shapes(config, mesh)
     try:
-        compile_ahead(config, mesh, *of_run, state, train_step, evaluators)
+        compile_ahead(config, mesh, *of_run, shapes, train_step, evaluators)
         compiler.wait()
     finally:
         compiler.close()

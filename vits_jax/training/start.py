@@ -69,11 +69,14 @@ class Start:
         state = self._state(config, mesh)
         return jax.device_put(state, formats(state, mesh))
 
-    def ahead(self, config: Config, mesh: Mesh) -> TrainState:
-        """Compile what `state` will need, for the cache; the state's shapes."""
+    def shapes(self, config: Config, mesh: Mesh) -> TrainState:
+        """The state's, of `jax.ShapeDtypeStruct`."""
+        return abstract_state(config, replicated(mesh))
+
+    def ahead(self, config: Config, mesh: Mesh) -> None:
+        """Compile, for the cache, what `state` will need."""
         if self._fresh:
             self._maker(config, mesh).lower(jax.random.key(config.run.seed)).compile()
-        return abstract_state(config, replicated(mesh))
 
     @property
     def _fresh(self) -> bool:
@@ -90,7 +93,7 @@ class Start:
                 return state.replace(params=self.transfer.apply(state.params, self.source))
             return state
         assert self.source is not None
-        return self.source.state(abstract_state(config, replicated(mesh)))
+        return self.source.state(self.shapes(config, mesh))
 
 
 def find_start(
