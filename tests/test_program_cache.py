@@ -81,7 +81,9 @@ def test_what_was_found_and_what_was_added_is_said(tmp_path: Path):
 def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path: Path, monkeypatch):
     """JAX reads and writes it; nothing here takes its name for a local directory's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(program_cache, "file_digest", None)
+    local = tmp_path / "gs:" / "bucket" / "cache"
+    local.mkdir(parents=True)
+    (local / "a-cache").write_bytes(b"program")
     before = {name: jax.config.values[name] for name in SETTINGS}
     try:
         jax.config.update("jax_compilation_cache_dir", "gs://bucket/cache")
@@ -91,7 +93,7 @@ def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path: Path, monkeypatch):
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in local.iterdir()] == ["a-cache"]
 
 
 def test_room_is_made_of_what_was_not_used(tmp_path: Path):
