@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax._src.lru_cache import LRUCache
 
-from vits_jax import program_cache
+from vits_jax import compilation, program_cache
+
+SETTINGS = [
+    *("jax_compilation_cache_dir", "jax_compilation_cache_max_size"),
+    "jax_persistent_cache_min_compile_time_secs",
+]
 
 PROGRAM = """
 import jax, logging
@@ -19,7 +27,7 @@ import numpy as np
 from vits_jax.compilation import jit, use_cache
 from vits_jax.compiler import Programs
 
-logging.basicConfig()
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 use_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -59,6 +67,61 @@ def test_a_flipped_bit_is_named_and_compiled_again(tmp_path: Path):
         assert (again.returncode, again.stdout) == (0, expected.stdout)
         assert f"{program}: damaged: it is removed and compiled again" in again.stderr
         assert "damaged" not in compute(tmp_path).stderr
+
+
+def test_what_was_found_and_what_was_added_is_said(tmp_path: Path):
+    first, again = compute(tmp_path), compute(tmp_path)
+    directory = tmp_path / "vits_jax" / "jax"
+    pattern = rf"compiled programs: (\d+) found in {directory}, (\d+) added: it holds [\d.]+ MB"
+    (told,), (told_again,) = (re.findall(pattern, run.stderr) for run in (first, again))
+    assert (int(told[0]), int(told[1])) == (0, len(list(directory.glob("*-cache"))))
+    assert told_again == (told[1], "0")
+
+
+def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path: Path, monkeypatch):
+    """JAX reads and writes it; nothing here takes its name for a local directory's."""
+    monkeypatch.chdir(tmp_path)
+    local = tmp_path / "gs:" / "bucket" / "cache"
+    local.mkdir(parents=True)
+    (local / "a-cache").write_bytes(b"program")
+    before = {name: jax.config.values[name] for name in SETTINGS}
+    try:
+        jax.config.update("jax_compilation_cache_dir", "gs://bucket/cache")
+        compilation.use_cache()
+        compilation.keep(True)
+        assert jax.config.values["jax_compilation_cache_dir"] == "gs://bucket/cache"
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert [path.name for path in local.iterdir()] == ["a-cache"]
+
+
+def test_room_is_made_of_what_was_not_used(tmp_path: Path):
+    day = 86_400
+    for name in "abcd":
+        (tmp_path / f"{name}-cache").write_bytes(name.encode() * 100)
+    program_cache.seal(tmp_path)
+    for name, used in {"a": 9, "b": 1, "c": 2, "d": 3}.items():
+        os.utime(tmp_path / f"{name}-cache", (day * used, 0))
+    program_cache.remove_damaged(tmp_path, ours=True)  # reads all of them: that is no use
+    assert (tmp_path / "b-cache").stat().st_atime == day
+    assert program_cache.size(tmp_path) == 400
+    assert program_cache.prune(tmp_path, 400) == 0
+    assert program_cache.prune(tmp_path, 250) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("a-cache", "a-cache.sha256"),
+        *("d-cache", "d-cache.sha256"),
+    ]
+
+
+def test_a_filled_cache_can_be_given_to_jax_to_prune(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / f"{name}-cache").write_bytes(b"program" * 10)
+        os.utime(tmp_path / f"{name}-cache", (0, ord(name)))
+    program_cache.mark(tmp_path)
+    cache = LRUCache(str(tmp_path), max_size=100)
+    cache.put("c", b"x" * 20)
+    assert sorted(path.name for path in tmp_path.glob("*-cache")) == ["b-cache", "c-cache"]
 
 
 def test_what_is_removed(tmp_path: Path, caplog):

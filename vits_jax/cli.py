@@ -50,9 +50,12 @@ class Parser(argparse.ArgumentParser):
 
     def complaint(self, word: str) -> str:
         """What to say to a word that is none of this parser's flags."""
+        return unknown_flag(word.partition("=")[0], self.flags())
+
+    def flags(self) -> list[str]:
+        """All that ``--help`` lists."""
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
-        known = [f for action in shown for f in action.option_strings if f[:2] == "--"]
-        return unknown_flag(word.partition("=")[0], known)
+        return [f for action in shown for f in action.option_strings if f[:2] == "--"]
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse, or raise `UserError`; an unknown flag is answered with the nearest one."""

@@ -26,7 +26,7 @@ import psutil
 from jax.stages import Compiled, Traced, Wrapped
 
 from vits_jax import device_memory
-from vits_jax.compilation import keep, no_garbage_collection
+from vits_jax.compilation import keep, no_garbage_collection, tell
 from vits_jax.device_memory import Needs
 from vits_jax.ending import not_waited_for
 from vits_jax.programs import Composed, Piece, Shape, memory, trace
@@ -129,9 +129,12 @@ class Compiler:
                 with self._change:
                     self._running -= 1
                     settled = self._running == 0
-                    if settled and not self._jobs and not self._to_trace:
+                    done = settled and not self._jobs and not self._to_trace
+                    if done:
                         self._tell()
                 keep(settled)
+                if done:
+                    tell()
 
     def _tell(self) -> None:
         if self._compiled > 1:
@@ -150,6 +153,24 @@ class Compiler:
         for thread in self._threads:
             thread.join()
 
+    def wait(self) -> None:
+        """Until all is compiled that was asked for.
+
+        Raises:
+            Exception: `failure`, as soon as there is one.
+        """
+        while not self._settled():
+            if self.failure is not None:
+                raise self.failure
+            time.sleep(_LOOK)
+        if self.failure is not None:
+            raise self.failure
+
+    def _settled(self) -> bool:
+        with self._change:
+            left = self._jobs or self._to_trace or self._tracing or self._running
+            return not left or self._closed
+
     def close(self) -> None:
         """Begin nothing more; what is being done is not waited for."""
         with self._change:
@@ -162,7 +183,8 @@ class _Entry:
 
     def __init__(self) -> None:
         self.pieces: list[Piece] | None = None  # until it is traced
-        self.seconds = 0.0  # of work on what only this shape waited for
+        self.tracing = 0.0  # seconds, and ...
+        self.seconds = 0.0  # ... of all work on what only this shape waited for
         self.done: Future[dict[str, Compiled]] = Future()
 
 
@@ -212,6 +234,10 @@ class Programs:
     def needs(self, shape: Shape) -> Needs | None:
         """Memory of a shape that is `ready`; None if the devices do not tell."""
         return self._needs.get(shape)
+
+    def tracing(self, shape: Shape) -> float:
+        """Seconds that tracing took of a shape that was asked for."""
+        return self._entries[shape].tracing
 
     def ahead(self, shape: Shape, *arguments: Any, first: bool = False) -> None:
         """Compile for a shape, in the background, after what was asked for before.
@@ -272,7 +298,8 @@ class Programs:
             self._failed(entry.done, shape, error)
             return
         with self._lock:
-            entry.seconds += time.perf_counter() - start
+            entry.tracing = time.perf_counter() - start
+            entry.seconds += entry.tracing
             entry.pieces = pieces
         self._conclude()
 

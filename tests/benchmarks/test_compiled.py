@@ -198,8 +198,8 @@ def test_a_sweep_goes_as_far_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures["utterances_per_second"] > 0
 
 
-def test_every_stage_of_an_accelerators_figures_is_a_command(tmp_path: Path) -> None:
-    stages = list(accelerator.stages("medium", [16, 32, 64], True, tmp_path))
+def test_every_stage_of_an_accelerators_figures_is_a_command() -> None:
+    stages = list(accelerator.stages("medium", [16, 32, 64], True))
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names)
     assert {f"step-{q}-{p}-{b}" for q in ("medium", "high") for p in ("32", "tf32", "bf16-mixed")

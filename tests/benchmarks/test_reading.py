@@ -47,7 +47,7 @@ def test_a_prepared_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     lengths = reading.like_lj_speech()
     directory = tmp_path / "prepared"
     directory.mkdir()
-    reading._write(directory, lengths, seconds=30)
+    reading.write_speech(directory, lengths, seconds=30)
     load, loaded = reading.load_dataset, []
     monkeypatch.setattr(
         reading,

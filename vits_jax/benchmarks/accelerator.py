@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vits_jax.benchmarks.startup import STARTS
 from vits_jax.benchmarks.tables import table
 from vits_jax.config import Config
 
@@ -46,22 +47,21 @@ class Stage(NamedTuple):
     environment: dict[str, str]
 
 
-def stages(quality: str, batch_sizes: list[int], peer: bool, directory: Path) -> Iterator[Stage]:
+def stages(quality: str, batch_sizes: list[int], peer: bool) -> Iterator[Stage]:
     """The most wanted first.
 
     Args:
         quality: ``"medium"``; a trial's is ``"demo"``, of which there is no higher one.
         batch_sizes: the middle one is wanted most.
         peer: beside Piper.
-        directory: of the results.
     """
     shape = SMALL if quality == "demo" else SHAPE
     middle = batch_sizes[len(batch_sizes) // 2]
     others = [size for size in batch_sizes if size != middle]
 
-    def stage(name: str, kind: str, *arguments: str, **environment: str) -> Stage:
+    def stage(name: str, kind: str, *arguments: str) -> Stage:
         module = ("-m", "vits_jax.commands", "benchmark", kind)
-        return Stage(name, (*module, *arguments), environment)
+        return Stage(name, (*module, *arguments), {})
 
     def step(quality: str, precision: str, size: int) -> Stage:
         name = f"step-{quality}-{precision}-{size}"
@@ -79,12 +79,10 @@ def stages(quality: str, batch_sizes: list[int], peer: bool, directory: Path) ->
     for precision in ("tf32", "32"):
         yield step(quality, precision, middle)
     yield stage("input", "input", "--batch-size", str(middle), "--num-buckets", "6")
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(directory / "cache")}
-    for name in ("startup-cold", "startup-cached"):
-        yield stage(
-            name, "step", "--quality", quality, "--precision", "bf16-mixed", "--steps", "1",
-            "--batch-size", str(middle), "--cache", *shape, **cache,
-        )  # fmt: skip
+    yield stage(
+        "startup", "startup", "--quality", quality, "--precision", "bf16-mixed",
+        "--batch-size", str(middle),
+    )  # fmt: skip
     yield Stage(
         "tests",
         ("-m", "pytest", "-q", "-n", "0", "-m", "gpu", "tests"),
@@ -105,7 +103,7 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     directory.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
     left_out, failed = [], []
-    wanted = list(stages(args.quality, args.batch_sizes, args.peer, directory))
+    wanted = list(stages(args.quality, args.batch_sizes, args.peer))
     for stage in wanted:
         result = directory / f"{stage.name}.json"
         if result.exists():
@@ -179,10 +177,10 @@ def _markdown(figures: dict[str, dict[str, Any]]) -> str:
         lines += ["", "Alignment:", "", table(figures["align"]["parts"])]
     if "precision" in figures:
         lines += ["", "Distance from float32:", "", table(figures["precision"]["parts"])]
-    for name in ("startup-cold", "startup-cached"):
-        if name in figures:
-            lines += ["", f"{name}: {figures[name]['compile_seconds']:.1f} s to compile or load, "
-                      f"{figures[name]['whole_seconds']:.1f} s the whole process"]  # fmt: skip
+    if "startup" in figures:
+        seconds = {start: figures["startup"][f"{start}_seconds"] for start in STARTS}
+        rows = {"first step": seconds} | figures["startup"]["parts"]
+        lines += ["", "Seconds to the first step:", "", table(rows)]
     if "input" in figures:
         rows = {name: {figure: figures["input"][prefix + figure] for figure in _OF_INPUT}
                 for name, prefix in (("read", ""), ("on the device", "on_device_"))}  # fmt: skip

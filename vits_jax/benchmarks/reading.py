@@ -60,7 +60,7 @@ def benchmark(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         if directory is None:
             lengths = like_lj_speech()
             temporary = stack.enter_context(tempfile.TemporaryDirectory(dir=args.directory))
-            directory = _write(Path(temporary), lengths, 3600 * args.hours)
+            directory = write_speech(Path(temporary), lengths, 3600 * args.hours)
         dataset = load_dataset(
             directory, hop_length=config.audio.hop_length, min_samples=config.audio.min_samples
         )
@@ -147,8 +147,12 @@ def _counted(plan: Plan, dataset: Dataset, count: int) -> tuple[int, float]:
     return utterances, speech
 
 
-def _write(directory: Path, lengths: LengthsOfSpeech, seconds: float) -> Path:
-    """A prepared directory of the first of these lengths, at least one."""
+def write_speech(directory: Path, lengths: LengthsOfSpeech, seconds: float) -> Path:
+    """A prepared directory of the first of these lengths, so many seconds, at least one clip.
+
+    Args:
+        directory: is there, and is returned.
+    """
     random = np.random.default_rng(0)
     voice = voice_like(random, 60.0, _RATE)
     noise = random.normal(0.0, 200.0, 2 * len(voice)).astype(np.int16)

@@ -11,6 +11,7 @@ from vits_jax.cli import run, unknown_command, version
 
 COMMANDS = {
     "train": "train a voice on a dataset directory",
+    "plan": "say what train would do, and compile it beforehand",
     "preprocess": "prepare a corpus: a dataset directory",
     "check": "say what is wrong with a corpus, or with a dataset directory",
     "infer": "speak: phoneme ids or texts to speech",

@@ -10,6 +10,7 @@
     vits-jax benchmark import --quality high --peer --json import.json
     vits-jax benchmark saving --quality medium --batch-size 4
     vits-jax benchmark prepare --hours 50 --train --json prepare.json
+    vits-jax benchmark startup --quality demo --batch-size 4 --json startup.json
     vits-jax benchmark input --dataset-dir DIR --batch-size 32 --num-buckets 6
 
 Machines are shared and noisy: the two sides take turns, and the ratio of the medians counts.
@@ -37,6 +38,7 @@ _BENCHMARKS = {
     "precision": ("how far each precision is from float32", "precision", ""),
     "align": ("monotonic alignment in all its forms", "align", ""),
     "accelerator": ("all that only an accelerator can tell", "accelerator", ""),
+    "startup": ("the time to the first step, cold and from the cache", "startup", ""),
     "saving": ("what saving costs beside the training step", "saving", "save_seconds"),
     "voice": ("the exported voice in onnxruntime", "voice", "rtf"),
     "import": ("importing a Piper checkpoint", "importing", "import_seconds"),
@@ -85,11 +87,11 @@ def _parser() -> Parser:
         of[name] for name in ("step", "compiled", "parts", "precision")
     )
     align, accelerator, saving = of["align"], of["accelerator"], of["saving"]
-    voice, imported, prepare, reading = (
-        of[name] for name in ("voice", "import", "prepare", "input")
+    voice, imported, prepare, reading, startup = (
+        of[name] for name in ("voice", "import", "prepare", "input", "startup")
     )
     of_the_step = (step, compiled, parts, saving)
-    for kind in (*of_the_step, precision, accelerator, voice, imported):
+    for kind in (*of_the_step, precision, accelerator, voice, imported, startup):
         high = "high" if kind is imported else "medium"
         kind.add_argument("--quality", choices=preset_names(), default=high)
     for kind in (*of_the_step, precision, voice, imported):
@@ -98,7 +100,7 @@ def _parser() -> Parser:
         kind.add_argument("--batch-size", type=int, default=8)
         kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
         kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
-    for kind in of_the_step:
+    for kind in (*of_the_step, startup):
         kind.add_argument("--precision", choices=list(PRECISIONS), default="auto")
     for kind in (step, saving):
         kind.add_argument("--cache", action="store_true", help="use the compilation cache")
@@ -131,6 +133,12 @@ def _parser() -> Parser:
     add("--batch-sizes", type=_sizes, default=[16, 32, 64], metavar="16,32,64")
     add("--peer", action="store_true", help="alternate with Piper's PyTorch step")
     add("--minutes", type=float, default=8.5, help="for all of it")
+
+    add = startup.add_argument
+    add("--batch-size", type=int, default=8)
+    add("--num-buckets", type=int, default=1, help="shapes; the first step waits for one of them")
+    add("--minutes", type=float, default=3.0, help="of synthetic speech")
+    add("--directory", type=Path, help="to work in, emptied after (default: a temporary one)")
 
     add = saving.add_argument
     add("--saves", type=int, default=3, help="timed saves")

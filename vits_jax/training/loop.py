@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vits_jax import device_memory
@@ -16,10 +18,11 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.compiler import Compiler, Programs
 from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check, check_batch
+from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.planning import Planner
-from vits_jax.data.manifest import load_dataset
-from vits_jax.data.split import split
-from vits_jax.data.voice_config import VoiceConfig, read_config
+from vits_jax.data.manifest import Dataset, load_dataset
+from vits_jax.data.split import Split, split
+from vits_jax.data.voice_config import read_config
 from vits_jax.state import Position
 from vits_jax.training import memory, schedule
 from vits_jax.training.ahead import compile_ahead
@@ -32,9 +35,10 @@ from vits_jax.training.outputs import Outputs
 from vits_jax.training.progress import LAG, Pending, StepNumbers
 from vits_jax.training.run_directory import run_directory
 from vits_jax.training.skipping import Skipped
-from vits_jax.training.start import find_start
+from vits_jax.training.start import Start, find_start
 from vits_jax.training.step import make_train_step
 from vits_jax.training.stopping import Stop, stop_signal
+from vits_jax.training.timeline import Timeline
 from vits_jax.training.validation import Validation
 
 
@@ -54,28 +58,78 @@ class Outcome:
         return 0 if self.signal is None else 128 + self.signal
 
 
-def train(config: Config, given: Set[str] | None = None) -> Outcome:
+@dataclass(frozen=True)
+class Prepared:
+    """What a run is made of before anything is compiled or computed."""
+
+    config: Config
+    mesh: Mesh
+    dataset: Dataset
+    parts: Split
+    start: Start
+    per_epoch: int  # batches of each epoch that are trained on
+    identity: Mapping[str, Any]  # of the batches, for the checkpoints
+
+    @property
+    def plan(self) -> Plan:
+        """The batches."""
+        return self.start.plan
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Of batches: rows over all devices, phonemes, frames."""
+        return [bucket.shape for bucket in self.plan.used_buckets]
+
+
+def train(
+    config: Config, given: Set[str] | None = None, timeline: Timeline | None = None
+) -> Outcome:
     """Train until the configuration says so, or SIGINT or SIGTERM does.
 
     Args:
         given: flags that the user set (default: all). A run that goes on from a checkpoint
             takes its optimizers' settings from there, except those.
+        timeline: of what was done before (default: it begins here).
 
     Raises:
         UserError: the configuration, or the data, cannot be trained on.
         RunFailed: too many losses are not finite, or the last checkpoint cannot be written.
     """
-    check(config)
-    config = _of_dataset(config, read_config(str(config.data.dataset_dir)))
-    with run_directory(config) as run_dir, stop_signal() as stop, logging_redirect_tqdm():
-        return _train(config, given, run_dir, stop)
+    config = of_dataset(config)
+    timeline = timeline or Timeline()
+    with (
+        run_directory(config) as run_dir,
+        stop_signal() as stop,
+        logging_redirect_tqdm(),
+        contextlib.closing(Compiler()) as compiler,
+    ):
+        return _train(config, given, run_dir, stop, compiler, timeline)
 
 
-def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: Stop) -> Outcome:
+def prepare(
+    config: Config,
+    given: Set[str] | None,
+    run_dir: Path | None,
+    timeline: Timeline,
+    looking: bool = False,
+) -> Prepared:
+    """All that is known of a run before it is begun.
+
+    Args:
+        config: `of_dataset`.
+        given: see `train`.
+        run_dir: the run's directory, if it has one.
+        timeline: is told of devices and data.
+        looking: whether nothing is to be changed in `run_dir`.
+
+    Raises:
+        UserError: the configuration, or the data, cannot be trained on.
+    """
     run = config.run
 
     # Mesh
     mesh = make_mesh(run.devices, run.accelerator)
+    timeline.done("devices")
     check_batch(config.data)
     if config.data.batch_size is not None:
         check_batch_size(config.data.batch_size, mesh)
@@ -92,40 +146,70 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
     planner = Planner(config, dataset, parts, mesh.size)
 
     # Place
-    config, start = find_start(config, run_dir, planner, dataset.config.raw, given)
-    plan = start.plan
-    per_epoch, identity = planner.batches_per_epoch(plan), planner.identity(plan)
+    raw = dataset.config.raw
+    config, start = find_start(config, run_dir, planner, raw, given, looking=looking)
+    per_epoch, identity = planner.batches_per_epoch(start.plan), planner.identity(start.plan)
+    timeline.done("data")
+    return Prepared(config, mesh, dataset, parts, start, per_epoch, identity)
+
+
+def make_programs(
+    prepared: Prepared, compiler: Compiler, feeder: Feeder
+) -> tuple[Programs, list[Evaluator]]:
+    """The training step, and what looks at the run; nothing is compiled yet."""
+    config, mesh, dataset = prepared.config, prepared.mesh, prepared.dataset
+    plan, parts = prepared.plan, prepared.parts
+    train_step = Programs(make_train_step(config, mesh), "training step", compiler, mesh.size)
+    evaluators: list[Evaluator] = [
+        Validation(config, mesh, dataset, plan, parts.validation, feeder, compiler)
+    ]
+    if not config.run.fast_dev_run:
+        evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test, compiler))
+    return train_step, evaluators
+
+
+def _train(
+    config: Config,
+    given: Set[str] | None,
+    run_dir: Path | None,
+    stop: Stop,
+    compiler: Compiler,
+    timeline: Timeline,
+) -> Outcome:
+    # Mesh, data, place
+    prepared = prepare(config, given, run_dir, timeline)
+    config, mesh, dataset, start = (
+        *(prepared.config, prepared.mesh),
+        *(prepared.dataset, prepared.start),
+    )
+    run, plan, per_epoch = config.run, prepared.plan, prepared.per_epoch
     if run_dir is not None:
         write_yaml(config, run_dir / "config.yaml")
-    announce(config, mesh, dataset, parts, plan)
-    shapes = [bucket.shape for bucket in plan.used_buckets]
-    memory.announce(config, shapes, mesh, corpus_on_devices(config, dataset))
+    announce(config, mesh, dataset, prepared.parts, plan)
+    memory.announce(config, prepared.shapes, mesh, corpus_on_devices(config, dataset))
     feeder = Feeder(config, mesh, dataset)
+    timeline.done("data")
+
+    # Step: compiled in the background from here on, beside the program that makes the state
+    train_step, evaluators = make_programs(prepared, compiler, feeder)
+    end = schedule.last_step(run, start.position, per_epoch)
+    of_run, shapes = (plan, per_epoch, start.position, end), start.shapes(config, mesh)
+    compile_ahead(config, mesh, *of_run, shapes, train_step, evaluators)
 
     # State
     advice = "use a smaller --quality, or a device with more memory"
     with device_memory.explained(lambda: ("the state of model and optimizers", None), advice):
         state = start.state(config, mesh)
         step, epoch, batch = int(state.step), start.position.epoch, start.position.batch
-
-    # Step
-    compiler = Compiler()
-    train_step = Programs(make_train_step(config, mesh), "training step", compiler, mesh.size)
-    evaluators: list[Evaluator] = [
-        Validation(config, mesh, dataset, plan, parts.validation, feeder, compiler)
-    ]
-    if not run.fast_dev_run:
-        evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test, compiler))
+    timeline.done("state")
 
     # Loop
     first = Position(step, epoch, batch)
     end = schedule.last_step(run, first, per_epoch)
     warn_if_over(start, first, end)
-    compile_ahead(config, mesh, plan, per_epoch, first, end, state, train_step, evaluators)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with (
-        contextlib.closing(compiler),
         Outputs(run_dir, config, step, end) as output,
         train_step.waiting(),
         feeder.ahead(plan, epoch, batch, count=end - step, per_epoch=per_epoch) as feed,
@@ -141,7 +225,7 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
         def save() -> None:
             report(lag=0)
             position = Position(step, epoch, batch)
-            raw = dataset.config.raw
+            raw, identity = dataset.config.raw, prepared.identity
             output.save(state, Metadata(config, position, raw, identity, start.decay_from))
 
         def ending() -> bool:
@@ -155,9 +239,14 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
             rates_on_devices = jax.device_put(rates, replicated(mesh))
             planned = plan.epoch(epoch)
             for bucket, on_devices in itertools.islice(feed, per_epoch - batch):
+                is_first = step == first.step
+                if is_first:
+                    timeline.done("first batch")
                 compiling = train_step.seconds
                 if not train_step.ready(bucket.shape, interrupted):
                     break
+                if is_first:
+                    timeline.done("compiling")
                 output.progress.other(train_step.seconds - compiling)
                 output.profiler.begin()
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
@@ -174,7 +263,11 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
                 )
                 pending.push(numbers, metrics)
                 step, batch = step + 1, batch + 1
-                report()
+                report(0 if is_first else lag)
+                if is_first:
+                    timeline.done("step")
+                    timeline.tracing = train_step.tracing(bucket.shape)
+                    output.started(timeline, step)
                 if batch == per_epoch or ending():
                     break
                 if output.due(Position(step, epoch, batch)):
@@ -199,8 +292,14 @@ def _train(config: Config, given: Set[str] | None, run_dir: Path | None, stop: S
     return Outcome(run_dir, step, epoch, batch, stop.signal)
 
 
-def _of_dataset(config: Config, voice: VoiceConfig) -> Config:
-    """With what only the dataset can say."""
+def of_dataset(config: Config) -> Config:
+    """With what only the dataset can say.
+
+    Raises:
+        UserError: it cannot be read, or the configuration is not possible.
+    """
+    check(config)
+    voice = read_config(str(config.data.dataset_dir))
     config = config.replaced(
         {
             "sample_rate": voice.sample_rate,

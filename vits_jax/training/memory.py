@@ -89,11 +89,7 @@ def announce(
         _LOGGER.info("memory: %s; what this model takes is not known before", shown(device))
         return
     share, size = _share(mesh), device_memory.capacity(device)
-    parts = mesh.size * config.data.accumulate_grad_batches
-    predicted = {
-        shape: share * (resident + (predict(preset, shape[0] // parts, *shape[1:]) or 0))
-        for shape in shapes
-    }
+    predicted = expected(config, shapes, mesh, resident)
     largest = max(predicted, key=predicted.__getitem__)
     # Measured in float32: in fewer bits it is less, by how much is not known before.
     exact = chosen(config.run.precision, device.platform) == "32"
@@ -109,6 +105,22 @@ def announce(
         shown(device),
         f"; where it runs out, {leave}{LOWER}" if too_much else "",
     )
+
+
+def expected(
+    config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh, resident: int = 0
+) -> dict[tuple[int, int, int], int]:
+    """Bytes of a device's memory in float32, for each shape; empty where they are not known.
+
+    Args: see `announce`.
+    """
+    preset, parts = preset_of(config), mesh.size * config.data.accumulate_grad_batches
+    if preset is None:
+        return {}
+    return {
+        shape: _share(mesh) * (resident + (predict(preset, shape[0] // parts, *shape[1:]) or 0))
+        for shape in shapes
+    }
 
 
 def _share(mesh: Mesh) -> int:

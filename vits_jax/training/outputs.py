@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ from vits_jax.training.events import Events
 from vits_jax.training.profiling import Profiler
 from vits_jax.training.progress import Progress, advice
 from vits_jax.training.stopping import Stop
+from vits_jax.training.timeline import Timeline
+
+_LOGGER = logging.getLogger(__name__)
 
 OF_AN_EPOCH = 1 / 2  # of checkpoint_minutes: at the end of an epoch a save is due sooner
 
@@ -85,6 +89,14 @@ class Outputs:
             self.progress.write()
             self.progress.close()
             self.events.close()
+
+    def started(self, timeline: Timeline, step: int) -> None:
+        """The first step is done: say how long that took."""
+        _LOGGER.info("%s", timeline)
+        seconds = {"first_step": timeline.seconds, **timeline.parts}
+        self.events.scalars(
+            step, {f"startup/{name.replace(' ', '_')}": value for name, value in seconds.items()}
+        )
 
     def due(self, position: Position) -> bool:
         """Whether a checkpoint is, at this position."""

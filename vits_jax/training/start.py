@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.source import Source, open_checkpoint, open_newest
@@ -68,16 +69,31 @@ class Start:
         state = self._state(config, mesh)
         return jax.device_put(state, formats(state, mesh))
 
-    def _state(self, config: Config, mesh: Mesh) -> TrainState:
+    def shapes(self, config: Config, mesh: Mesh) -> TrainState:
+        """The state's, of `jax.ShapeDtypeStruct`."""
+        return abstract_state(config, replicated(mesh))
+
+    def ahead(self, config: Config, mesh: Mesh) -> None:
+        """Compile, for the cache, what `state` will need."""
+        if self._fresh:
+            self._maker(config, mesh).lower(jax.random.key(config.run.seed)).compile()
+
+    @property
+    def _fresh(self) -> bool:
+        return self.source is None or self.transfer is not None
+
+    def _maker(self, config: Config, mesh: Mesh) -> Wrapped:
         fresh = functools.partial(create_state, config)
-        if self.source is None or self.transfer is not None:
-            platform = mesh.devices.flat[0].platform
-            make = jit(fresh, platform, out_shardings=replicated(mesh))
-            state = make(jax.random.key(config.run.seed))
+        return jit(fresh, mesh.devices.flat[0].platform, out_shardings=replicated(mesh))
+
+    def _state(self, config: Config, mesh: Mesh) -> TrainState:
+        if self._fresh:
+            state: TrainState = self._maker(config, mesh)(jax.random.key(config.run.seed))
             if self.transfer is not None and self.source is not None:
                 return state.replace(params=self.transfer.apply(state.params, self.source))
             return state
-        return self.source.state(abstract_state(config, replicated(mesh)))
+        assert self.source is not None
+        return self.source.state(self.shapes(config, mesh))
 
 
 def find_start(
@@ -86,6 +102,8 @@ def find_start(
     planner: Planner,
     dataset: Mapping[str, Any],
     given: Set[str] | None = None,
+    *,
+    looking: bool = False,
 ) -> tuple[Config, Start]:
     """Where to start, and the configuration to go on with.
 
@@ -98,6 +116,7 @@ def find_start(
         dataset: the dataset's ``config.json``.
         given: flags that the user set (None: all). A run that goes on takes the settings of
             its optimizers from the checkpoint, except those.
+        looking: whether nothing is to be changed in `run_dir`.
 
     Raises:
         UserError: the run directory holds a run of another configuration or other data, or
@@ -108,7 +127,7 @@ def find_start(
     if run_dir is not None and store.step_directories(run_dir / store.DIRECTORY):
         for name in named:
             _LOGGER.info("%s has a checkpoint: it beats --%s", run_dir, name)
-        return _continue(config, run_dir, planner, given)
+        return _continue(config, run_dir, planner, given, looking)
     if not named:
         return config, Start(planner.new())
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
@@ -125,7 +144,7 @@ def find_start(
 
 
 def _continue(
-    config: Config, run_dir: Path, planner: Planner, given: Set[str] | None
+    config: Config, run_dir: Path, planner: Planner, given: Set[str] | None, looking: bool
 ) -> tuple[Config, Start]:
     source, damaged = open_newest(run_dir, strict=config.run.strict)
     metadata = source.metadata
@@ -146,7 +165,8 @@ def _continue(
             f"({how}): use another --run-dir, "
             f"with --resume_from_checkpoint {run_dir} to train on from there"
         )
-    store.set_aside(damaged, source.where)
+    if not looking:
+        store.set_aside(damaged, source.where)
     _LOGGER.info("continuing at step %s", source.where.name)
     return config, _go_on(source, planner)
 

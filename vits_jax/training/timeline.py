@@ -1,0 +1,65 @@
+"""Where the time goes from a command to its first step."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import psutil
+
+_LINE = re.compile(r"first step after ([\d.]+) s: (.*)")
+_PART = re.compile(r"([a-z ]+) ([\d.]+)")
+
+
+class Timeline:
+    """Parts that follow one another; their seconds sum up to `seconds`.
+
+    Args:
+        since: when it began, in seconds since the epoch (default: now).
+
+    Attributes:
+        parts: seconds of each, in order.
+        tracing: of the compiling, seconds that went into tracing.
+    """
+
+    def __init__(self, since: float | None = None):
+        self.parts: dict[str, float] = {}
+        self.tracing = 0.0
+        # By the clock that never jumps, from here on.
+        self._last = time.perf_counter() - (0.0 if since is None else max(0, time.time() - since))
+
+    @classmethod
+    def of_process(cls) -> Timeline:
+        """Since this process was started, to a hundredth of a second."""
+        return cls(psutil.Process().create_time())
+
+    def done(self, part: str) -> None:
+        """All since the part before it was `part`."""
+        now = time.perf_counter()
+        self.parts[part] = self.parts.get(part, 0.0) + now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        told = [
+            f"{part} {seconds:.1f}"
+            + (f" (of which tracing {self.tracing:.1f})" if part == "compiling" else "")
+            for part, seconds in self.parts.items()
+        ]
+        return f"first step after {self.seconds:.1f} s: {', '.join(told)}"
+
+
+def parse(text: str) -> tuple[float, dict[str, float]] | None:
+    """Seconds, and those of each part and of ``tracing``, as a `Timeline` tells them.
+
+    None where nothing in the text, such as all that a run said, is one.
+    """
+    line = _LINE.search(text)
+    if line is None:
+        return None
+    told = line[2].replace("(of which ", ", ")
+    return float(line[1]), {part.strip(): float(s) for part, s in _PART.findall(told)}
