@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from tests.runs import REAL, flags, write_dataset
-from vits_jax.compiler import Compiler, Programs
+from vits_jax.compiler import Compiler
+from vits_jax.composed import Composed, Function, of_nothing, of_rows, of_shape
 from vits_jax.data.batching.batches import Plan, Schedule
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.errors import RunFailed
-from vits_jax.programs import Composed, Function, of_nothing, of_rows, of_shape
+from vits_jax.programs import Programs
 from vits_jax.state import Position
 from vits_jax.training import ahead
 
@@ -56,7 +57,6 @@ def test_what_does_not_hang_on_the_shape_is_compiled_once():
         np.testing.assert_allclose(
             programs((rows, 3, length), x), np.sin(x).sum(axis=1) ** 2, rtol=1e-6
         )
-    assert programs.shapes == [SMALL, LARGE, MORE_ROWS]
     assert traced == [
         *("first (2, 4)", "second (2,)"),
         "first (2, 8)",
@@ -183,28 +183,27 @@ def test_memory_is_that_of_the_pieces_one_after_another():
 class Recorded:
     """In place of programs, and of an evaluator."""
 
-    every = 2
-
-    def __init__(self, into: list[Any]):
-        self._into = into
+    def __init__(self, into: list[Any], every: int = 1):
+        self._into, self.every = into, every
 
     def ahead(self, *arguments: Any) -> None:
         self._into.append(arguments[0] if len(arguments) > 1 else "evaluator")
 
 
+@pytest.mark.parametrize("every", [2, 5])
 @pytest.mark.parametrize("per_epoch", [5, 2])
 @pytest.mark.parametrize("end", [1, 3, 4, 5, 40])
 def test_a_run_asks_for_what_it_will_meet_in_that_order(
-    monkeypatch: pytest.MonkeyPatch, per_epoch: int, end: int
+    monkeypatch: pytest.MonkeyPatch, per_epoch: int, end: int, every: int
 ):
-    """An evaluator after every second epoch among it."""
+    """An evaluator that is due after some epochs among it."""
     buckets = (Bucket(8, 16, 2), Bucket(8, 24, 2), Bucket(16, 24, 2))
     members = tuple(np.arange(4) + 4 * i for i in range(3))
     plan = Plan(buckets, 4, 1, members, Schedule((2, 2, 1), (False,) * 3, 0), 0.0, 0.0)
     for name in ("abstract_batch", "abstract_copy", "abstract_rates"):
         monkeypatch.setattr(ahead, name, lambda *_: None)
     found: list[Any] = []
-    recorded: Any = Recorded(found)
+    recorded: Any = Recorded(found, every)
     ahead.compile_ahead(
         *cast(Any, (None, None, plan, per_epoch, Position(), float(end), None)),
         recorded,
@@ -212,12 +211,14 @@ def test_a_run_asks_for_what_it_will_meet_in_that_order(
     )
     expected: list[Any] = []
     for epoch in range(-(-end // per_epoch)):
+        if epoch == 2 and end >= every * per_epoch:
+            expected.append("evaluator")
         if epoch == 2:  # whatever else it may meet in epochs of which it trains a part
             expected += [bucket.shape for bucket in buckets]
             break
         batches = plan.epoch(epoch).buckets[: min(per_epoch, end - epoch * per_epoch)]
         expected += [buckets[index].shape for index in batches]
-        if epoch == 1 and end >= 2 * per_epoch:
+        if epoch == 1 and every == 2 and end >= 2 * per_epoch:
             expected.append("evaluator")
     assert list(dict.fromkeys(found)) == list(dict.fromkeys(expected))
 
@@ -241,3 +242,33 @@ def test_a_signal_is_served_while_the_step_is_compiled(tmp_path: Path):
     assert "compiled the training step" not in "".join(lines)
     assert any(line.startswith("stopped by SIGTERM after 0 steps") for line in lines)
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["0"]
+
+
+LAST_WORDS = """
+import sys
+from vits_jax import cli, ending
+from vits_jax.errors import RunFailed
+
+def command(argv):
+    ending.not_waited_for(lambda: True)
+    raise {error}
+
+sys.exit(cli.run(command))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [("RunFailed('no room')", "failed: no room\n"), ("KeyError('x')", "KeyError: 'x'\n")],
+)
+def test_what_a_process_says_last_is_not_lost(error: str, said: str):
+    """Although it does not wait for what is at work."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS.format(error=error)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(said)
+    assert ended.stderr.count("Traceback") == ("KeyError" in said)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import pytest
 
 from vits_jax import device_memory
-from vits_jax.compiler import Programs
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.presets import preset
+from vits_jax.programs import Programs
 from vits_jax.training import memory
 from vits_jax.training.mesh import make_mesh
 

@@ -25,7 +25,7 @@ import jax, logging
 import jax.numpy as jnp
 import numpy as np
 from vits_jax.compilation import jit, use_cache
-from vits_jax.compiler import Programs
+from vits_jax.programs import Programs
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 use_cache()

@@ -20,7 +20,7 @@ import numpy as np
 from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.cli import Parser, run
 from vits_jax.compilation import use_cache
-from vits_jax.compiler import Programs
+from vits_jax.programs import Programs
 from vits_jax.state import abstract_state
 from vits_jax.training.mesh import make_mesh, put_rows, replicated
 from vits_jax.training.skipping import Dump, not_finite, read_dump

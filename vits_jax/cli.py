@@ -111,17 +111,17 @@ def run(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | No
         argv: the arguments; default: the process's.
     """
     if argv is None:
-        with unblocked_stderr() as stream:
-            try:
+        try:
+            with unblocked_stderr() as stream:
                 code, last_words = _run(command, sys.argv[1:], force=True)
-            except Exception:
-                if any_at_work():  # else Python says the same
-                    traceback.print_exc()
-                    end(EXIT_FAILED)
+                stream.patient()
+                print(last_words, end="", file=sys.stderr)
+        except Exception:
+            if not any_at_work():
                 raise
-            stream.patient()
-            print(last_words, end="", file=sys.stderr)
-            return end(code)
+            traceback.print_exc()  # as Python would say it, which does not come to it
+            code = EXIT_FAILED
+        return end(code)
     before = sys.unraisablehook
     try:
         code, last_words = _run(command, argv, force=False)

@@ -28,6 +28,15 @@ def capacity(device: jax.Device) -> int | None:
     """Bytes that this process may have on a device; None where it does not tell."""
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
+    return _host_limit()
+
+
+def host_room() -> int:
+    """Bytes that this process may have of the host's memory, beside what it has."""
+    return _host_limit() - psutil.Process().memory_info().rss
+
+
+def _host_limit() -> int:
     own = psutil.Process().memory_info().rss
     limits = [psutil.virtual_memory().available + own, *_cgroup_limits()]
     of_process = resource.getrlimit(resource.RLIMIT_AS)[0]

@@ -15,6 +15,12 @@ def not_waited_for(at_work: Callable[[], bool]) -> None:
     _AT_WORK.append(at_work)
 
 
+def forget(at_work: Callable[[], bool]) -> None:
+    """Its threads have ended."""
+    if at_work in _AT_WORK:
+        _AT_WORK.remove(at_work)
+
+
 def any_at_work() -> bool:
     """Whether something is."""
     return any(at_work() for at_work in _AT_WORK)

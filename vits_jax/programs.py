@@ -1,164 +1,217 @@
-"""Functions made of pieces, each of which is compiled for itself, and what they are made of."""
+"""A composed function, compiled ahead in the background for each shape that it meets."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+import concurrent.futures
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.stages import Compiled, Traced, Wrapped
 
+from vits_jax import device_memory
 from vits_jax.compilation import no_garbage_collection
+from vits_jax.compiler import LOOK, Compiler, Tell
+from vits_jax.composed import Composed, Piece, Shape, memory, trace
 from vits_jax.device_memory import Needs
 
-Shape = tuple[int, ...]  # of a batch: (rows, phonemes, frames)
+_LOGGER = logging.getLogger(__name__)
 
 
-class Call(Protocol):
-    """How a composed function calls one of its pieces."""
+class _Entry:
+    """What is compiled for one shape."""
 
-    def __call__(self, name: str, *arguments: Any) -> Any: ...
-
-
-class Function(NamedTuple):
-    """A jitted piece, what of a batch's shape it is compiled for, and its static arguments."""
-
-    jitted: Wrapped
-    of: Callable[[Shape], Shape]
-    static: Mapping[str, Any] = MappingProxyType({})
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Compiled when it is called."""
-        return self.jitted(*arguments, **self.static)
+    def __init__(self) -> None:
+        self.pieces: list[Piece] | None = None  # until it is traced
+        self.tracing = 0.0  # seconds, and ...
+        self.seconds = 0.0  # ... of all work on what only this shape waited for
+        self.done: Future[dict[str, Compiled]] = Future()
 
 
-def of_shape(shape: Shape) -> Shape:
-    """Compiled for each shape."""
-    return shape
+class Programs:
+    """A composed function, its pieces compiled for each shape that it meets, and for no other.
 
-
-def of_text(shape: Shape) -> Shape:
-    """Compiled for each number of rows and of phonemes."""
-    return shape[:2]
-
-
-def of_rows(shape: Shape) -> Shape:
-    """Compiled for each number of rows."""
-    return shape[:1]
-
-
-def of_nothing(shape: Shape) -> Shape:
-    """Compiled once."""
-    del shape
-    return ()
-
-
-@dataclass(frozen=True, eq=False)
-class Composed:
-    """``compose(call, *arguments)``, which calls its jitted `functions` by their names.
-
-    It looks into no array: it is also called with shapes alone, to find what to compile.
-    """
-
-    compose: Callable[..., Any]
-    functions: Mapping[str, Function]
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Call; inside `jax.jit` all of it becomes one program."""
-        return self.compose(lambda name, *own: self.functions[name](*own), *arguments)
-
-    @classmethod
-    def alone(cls, jitted: Wrapped, **static: Any) -> Composed:
-        """Of one piece."""
-        function = Function(jitted, of_shape, static)
-        return cls(lambda call, *arguments: call("all", *arguments), {"all": function})
-
-
-class Piece(NamedTuple):
-    """A call of a composed function, traced."""
-
-    name: str
-    key: Shape  # what it was traced for
-    traced: Traced
-    taken: list[Any]  # leaves of its arguments ...
-    given: list[Any]  # ... and of its results: one object for one array
-
-
-def trace(
-    composed: Composed,
-    shape: Shape,
-    arguments: Sequence[Any],
-    found: Callable[[Piece], None] = lambda piece: None,
-) -> list[Piece]:
-    """The pieces that a call would run, in order; nothing is compiled.
+    ``programs(shape, *arguments)`` cannot compile again: arguments of another shape than
+    the first ones under the same key are an error. A shape is (rows, phonemes, frames).
 
     Args:
-        composed: the function.
-        shape: that the arguments stand for.
-        arguments: arrays, or `jax.ShapeDtypeStruct`s with shardings.
-        found: is called with each, before the next one is traced.
-    """
-    pieces: list[Piece] = []
-    traced: dict[str, Traced] = {}
+        function: composed, or jitted.
+        name: for people.
+        compiler: that compiles (default: one of its own).
+        devices: that rows are spread over.
+        keep_pieces: for `pieces`; else what was traced is forgotten when it is compiled.
 
-    def call(name: str, *own: Any) -> Any:
-        function = composed.functions[name]
-        if name not in traced:
+    Raises:
+        RunFailed: there is not memory enough.
+    """
+
+    def __init__(
+        self,
+        function: Composed | Wrapped,
+        name: str,
+        compiler: Compiler | None = None,
+        devices: int = 1,
+        keep_pieces: bool = False,
+    ):
+        self._keep_pieces = keep_pieces
+        self._function = function if isinstance(function, Composed) else Composed.alone(function)
+        self._name, self._devices = name, devices
+        self._compiler = compiler or Compiler()
+        self._lock = threading.RLock()
+        self._entries: dict[Shape, _Entry] = {}
+        self._programs: dict[tuple[str, Shape], Future[Compiled]] = {}
+        self._needs: dict[Shape, Needs] = {}
+        self.seconds = 0.0  # that somebody waited for programs
+
+    def pieces(self, shape: Shape) -> list[Piece]:
+        """What a shape that is `ready` was traced to."""
+        pieces = self._entries[shape].pieces
+        assert pieces is not None
+        return pieces
+
+    def needs(self, shape: Shape) -> Needs | None:
+        """Memory of a shape that is `ready`; None if the devices do not tell."""
+        return self._needs.get(shape)
+
+    def tracing(self, shape: Shape) -> float:
+        """Seconds that tracing took of a shape that was asked for."""
+        return self._entries[shape].tracing
+
+    def ahead(self, shape: Shape, *arguments: Any, first: bool = False) -> None:
+        """Compile for a shape, in the background, after what was asked for before.
+
+        Args:
+            shape: that the arguments stand for.
+            arguments: arrays, or `jax.ShapeDtypeStruct`s with shardings.
+            first: before all else, if it was not asked for yet.
+        """
+        with self._lock:
+            if shape in self._entries:
+                return
+            entry = self._entries[shape] = _Entry()
+        trace_it = functools.partial(self._trace, shape, arguments, entry)
+        self._compiler.trace(trace_it, first=first)
+
+    def ready(self, shape: Shape, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for a shape, if `ahead` was told of it; else the call does.
+
+        Returns:
+            Whether to call: not if `stop` said so before, or something cannot be compiled
+            (`Compiler.failure`).
+        """
+        if shape not in self._entries:
+            return True
+        self._wait(shape, lambda: stop() or self._compiler.failure is not None)
+        done = self._entries[shape].done
+        return done.done() and done.exception() is None and self._compiler.failure is None
+
+    def _wait(self, shape: Shape, stop: Callable[[], bool] = lambda: False) -> None:
+        done, start = self._entries[shape].done, time.perf_counter()
+        while not done.done() and not stop() and not self._compiler.over:
+            concurrent.futures.wait([done], timeout=LOOK)
+        self.seconds += time.perf_counter() - start
+
+    def __call__(self, shape: Shape, *arguments: Any) -> Any:
+        """Call for arguments that `shape` stands for."""
+        self.ahead(shape, *arguments, first=True)
+        self._wait(shape)
+        programs = self._entries[shape].done.result(timeout=0)
+        with device_memory.explained(lambda: self._about(shape)):
+            return self._function.compose(lambda name, *own: programs[name](*own), *arguments)
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Around where results are waited for: if memory runs out there, `RunFailed` tells.
+
+        Which of the programs it was is not known by then; the largest is named.
+        """
+        return device_memory.explained(lambda: self._about(self._largest()))
+
+    def _trace(self, shape: Shape, arguments: tuple[Any, ...], entry: _Entry, order: int) -> None:
+        start = time.perf_counter()
+
+        def found(piece: Piece) -> None:
+            key = (piece.name, piece.key)
+            if key not in self._programs:
+                self._programs[key] = Future()
+                compile_it = functools.partial(self._compile, key, piece.traced, shape, entry)
+                self._compiler.submit(order, compile_it)
+
+        with Tell(lambda error: self._failed(entry.done, shape, error)):
+            pieces = trace(self._function, shape, arguments, found)
+        if entry.done.done():
+            return
+        with self._lock:
+            entry.tracing = time.perf_counter() - start
+            entry.seconds += entry.tracing
+            entry.pieces = pieces
+        self._conclude()
+
+    def _compile(self, key: tuple[str, Shape], traced: Traced, shape: Shape, entry: _Entry) -> None:
+        start = time.perf_counter()
+        future = self._programs[key]
+        with (
+            Tell(lambda error: self._failed(future, shape, error)),
+            device_memory.explained(lambda: self._about(shape)),
+        ):
             with no_garbage_collection():
-                traced[name] = function.jitted.trace(*own, **function.static)
-        given = jax.tree.map(_as_argument, traced[name].out_info)
-        leaves = jax.tree.leaves(own), jax.tree.leaves(given)
-        pieces.append(Piece(name, function.of(shape), traced[name], *leaves))
-        found(pieces[-1])
-        return given
+                lowered = traced.lower()
+            future.set_result(lowered.compile())
+        with self._lock:
+            entry.seconds += time.perf_counter() - start
+        self._conclude()
 
-    composed.compose(call, *arguments)
-    return pieces
+    def _failed(self, future: Future[Any], shape: Shape, error: BaseException) -> None:
+        error.add_note(f"while compiling the {self._name} for {_shown(shape)}")
+        self._compiler.fail(error)
+        future.set_exception(error)
+
+    def _conclude(self) -> None:
+        """Shapes all of whose pieces are there are done."""
+        with self._lock:
+            for shape, entry in self._entries.items():
+                if entry.pieces is None or entry.done.done():
+                    continue
+                futures = {p.name: self._programs[p.name, p.key] for p in entry.pieces}
+                if not all(future.done() for future in futures.values()):
+                    continue
+                errors = [f.exception() for f in futures.values() if f.exception() is not None]
+                if errors:
+                    entry.done.set_exception(errors[0])
+                    continue
+                programs = {name: future.result() for name, future in futures.items()}
+                with contextlib.suppress(jax.errors.JaxRuntimeError):  # it does not tell
+                    needs = memory(entry.pieces, programs, self._devices)
+                    if needs is not None:
+                        self._needs[shape] = needs
+                if not self._keep_pieces:
+                    entry.pieces = []
+                self._say(shape, entry.seconds)
+                entry.done.set_result(programs)
+
+    def _say(self, shape: Shape, seconds: float) -> None:
+        needs = self._needs.get(shape)
+        _LOGGER.info(
+            "compiled the %s for %s in %.1f s%s",
+            *(self._name, _shown(shape), seconds),
+            "" if needs is None else f": it takes {device_memory.gigabytes(needs.bytes)}",
+        )
+
+    def _largest(self) -> Shape | None:
+        with self._lock:
+            return max(self._needs, key=lambda shape: self._needs[shape].bytes, default=None)
+
+    def _about(self, shape: Shape | None) -> tuple[str, Needs | None]:
+        if shape is None:
+            return f"the {self._name}", None
+        axes = " (rows x phonemes x frames)" if len(shape) == 3 else ""
+        return f"the {self._name} for {_shown(shape)}{axes}", self._needs.get(shape)
 
 
-def _as_argument(result: Any) -> jax.ShapeDtypeStruct:
-    """An object of its own for each result."""
-    return jax.ShapeDtypeStruct(result.shape, result.dtype)
-
-
-def memory(pieces: Sequence[Piece], programs: Mapping[str, Compiled], devices: int) -> Needs | None:
-    """What a device needs at most, while the pieces run one after another; None if none tells.
-
-    Args:
-        pieces: of one call.
-        programs: the compiled pieces, by name.
-        devices: that rows are spread over; what one piece gives to another lies in rows.
-    """
-    sizes = {}
-    for name, program in programs.items():
-        size = program.memory_analysis()
-        if size is None:
-            return None
-        sizes[name] = size.temp_size_in_bytes + size.output_size_in_bytes
-        sizes[name] -= size.alias_size_in_bytes  # results that lie where an argument was
-    last = {id(leaf): i for i, piece in enumerate(pieces) for leaf in piece.taken}
-    given = {id(leaf) for piece in pieces for leaf in piece.given}
-    outside = {id(x): _bytes(x) for p in pieces for x in p.taken if id(x) not in given}
-    between: dict[int, float] = {}  # results that are still to be read
-    most = 0.0
-    for i, piece in enumerate(pieces):
-        most = max(most, sum(outside.values()) + sum(between.values()) + sizes[piece.name])
-        between |= {id(x): _bytes(x) / devices for x in piece.given}
-        between = {leaf: size for leaf, size in between.items() if last.get(leaf, -1) > i}
-    (device, *_) = sorted(
-        jax.tree.leaves(next(iter(programs.values())).output_shardings)[0].device_set,
-        key=lambda device: device.id,
-    )
-    return Needs(round(most), device)
-
-
-def _bytes(leaf: Any) -> float:
-    """On one device."""
-    sharding = getattr(leaf, "sharding", None)
-    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
-    keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return math.prod(shape) * (8 if keys else leaf.dtype.itemsize)
+def _shown(shape: Shape) -> str:
+    return " x ".join(map(str, shape))

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jax.sharding import Sharding
 from jax.tree_util import register_dataclass
 from jax.typing import DTypeLike
@@ -76,8 +76,22 @@ def create_state(config: Config, key: jax.Array) -> TrainState:
 
 def fresh_state(params: dict[str, Parameters]) -> TrainState:
     """At step 0 with these parameters, both moments of each zero."""
-    optimizer = {name: optax.scale_by_adam().init(p)._asdict() for name, p in params.items()}
+    optimizer = {
+        # As `optax.scale_by_adam` keeps it.
+        name: {"count": jnp.zeros((), jnp.int32), "mu": _zeros(p), "nu": _zeros(p)}
+        for name, p in params.items()
+    }
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer)
+
+
+def _zeros(params: Parameters) -> Parameters:
+    """The host's, if `params` are."""
+
+    def of(array: Any) -> Any:
+        host = isinstance(array, np.ndarray)
+        return np.zeros_like(array) if host else jnp.zeros_like(array)
+
+    return jax.tree.map(of, params)
 
 
 def abstract_state(

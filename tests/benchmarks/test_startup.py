@@ -25,8 +25,8 @@ if {fails!r}:
     sys.exit("error: no such device")
 compiling = 1.5 if cached else 20.5
 total = compiling + 2
-print(f"first step after {{total}} s: imports 2.0, compiling {{compiling}} (of which tracing 1.0)",
-      file=sys.stderr)
+parts = f"imports 2.0, compiling {{compiling}}; beside them: tracing 1.0"
+print(f"first step after {{total}} s: {{parts}}", file=sys.stderr)
 """
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from vits_jax.compilation import options_for
+from vits_jax.composed import Composed
 from vits_jax.config import AudioConfig, Config, ModelConfig
 from vits_jax.model import discriminator, duration, flow, networks, wavenet
-from vits_jax.programs import Composed
 
 AUDIO = AudioConfig(
     sample_rate=8000, filter_length=64, hop_length=16, win_length=64, mel_channels=10

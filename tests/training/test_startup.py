@@ -28,8 +28,8 @@ def test_the_first_step_says_in_one_line_what_was_before_it(tmp_path: Path, monk
     told = parse(f"before\n{line}\nafter")
     assert told is not None
     seconds, parts = told
-    assert list(parts) == ["imports", "cache", *PARTS[:5], "tracing", "step"]
-    assert parts.pop("tracing") <= parts["compiling"] + 0.1
+    assert list(parts) == ["imports", "cache", *PARTS, "tracing"]
+    parts.pop("tracing")  # beside the others
     assert seconds == pytest.approx(sum(parts.values()), abs=0.5)
     assert caplog.messages.index(line) < caplog.messages.index(
         "done after 3 steps: epoch 1, batch 0 of 3"

@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 from vits_jax.benchmarks.floor import PARTS, Cost, floor, part_of
 from vits_jax.benchmarks.hlo import Operation, operations
 from vits_jax.chips import Chip, chip_of, described
+from vits_jax.composed import Piece, memory, trace
 from vits_jax.config import Config
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.precision import chosen
-from vits_jax.programs import Piece, memory, trace
 from vits_jax.state import abstract_state
 from vits_jax.training.mesh import AXIS, abstract_batch, abstract_copy, abstract_rates
 from vits_jax.training.step import make_train_step

@@ -21,9 +21,9 @@ import numpy as np
 from vits_jax.benchmarks.floor import floor
 from vits_jax.chips import chip_of
 from vits_jax.compilation import use_cache
-from vits_jax.compiler import Programs
 from vits_jax.config import Config
 from vits_jax.model.precision import chosen
+from vits_jax.programs import Programs
 from vits_jax.state import create_state
 from vits_jax.training.mesh import formats, make_mesh, put_rows, replicated
 from vits_jax.training.step import make_train_step
@@ -98,7 +98,7 @@ class Step:
         shape = (args.batch_size, args.phonemes, args.frames)
         start = time.perf_counter()
         step = make_train_step(config, mesh)
-        self._programs = Programs(step, "training step", devices=mesh.size)
+        self._programs = Programs(step, "training step", devices=mesh.size, keep_pieces=True)
         self._shape = shape
         self._programs.ahead(shape, self.state, self._batch, self._rates)
         self._programs.ready(shape)

@@ -131,12 +131,17 @@ def _walk(module: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]
 
 
 def initial_parameters(config: Config, key: jax.Array) -> dict[str, Parameters]:
-    """Piper's initial values, ``{"model_g": {name: array}, "model_d": ...}``; pure in ``key``."""
+    """Piper's initial values, ``{"model_g": {name: array}, "model_d": ...}``; pure in ``key``.
+
+    Outside of `jax.jit` they are the host's: a program of these 400 pieces takes longer to compile
+    than the host to cut and scale them.
+    """
     number = structure(config.model, config.audio).draws
     for_uniform, for_normal = jax.random.split(key)
-    draws = _Draws(
-        jax.random.uniform(for_uniform, (number["uniform"],)),
-        jax.random.normal(for_normal, (number["normal"],)),
-    )
+    uniform = jax.random.uniform(for_uniform, (number["uniform"],))
+    normal = jax.random.normal(for_normal, (number["normal"],))
+    if not isinstance(key, jax.core.Tracer):
+        uniform, normal = jax.device_get((uniform, normal))
+    draws = _Draws(uniform, normal)
     generator, discriminator = _build(config.model, config.audio, draws)
     return {GENERATOR: flatten(generator), DISCRIMINATOR: flatten(discriminator)}

@@ -8,9 +8,11 @@ step computes the weights once, before the layers: a network whose weights are c
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from vits_jax.model.forms import forms
@@ -24,7 +26,9 @@ def weight_norm(g: jax.Array, v: jax.Array, kept: int = 1) -> jax.Array:
 
 def length(v: jax.Array, kept: int = 1) -> jax.Array:
     """``‖v‖``, with the dimensions that it is over as ones."""
-    return jnp.sqrt(jnp.sum(v * v, axis=tuple(range(kept, v.ndim)), keepdims=True))
+    array: Any = v
+    xp: Any = np if isinstance(array, np.ndarray) else jnp  # initial values are the host's
+    return xp.sqrt(xp.sum(v * v, axis=tuple(range(kept, v.ndim)), keepdims=True))
 
 
 def fold(parameters: Parameters, dtype: DTypeLike, rows: int | None = None) -> Parameters:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from vits_jax.compiler import Programs
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.buckets import Bucket
+from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluator, due
 from vits_jax.training.mesh import abstract_batch, abstract_copy, abstract_rates
@@ -49,6 +49,10 @@ def compile_ahead(
             if due(evaluator, Position(0, epoch + 1, 0)):
                 evaluator.ahead(state)
         batch = 0
+    for evaluator in evaluators:  # that are due in later epochs
+        epochs = evaluator.every - position.epoch % evaluator.every
+        if epochs * per_epoch - position.batch <= end - position.step:
+            evaluator.ahead(state)
     if left > 0:  # where an epoch is not trained to its end, later ones may meet other shapes
         for bucket in plan.used_buckets:
             ask(bucket)

@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from vits_jax import device_memory
-from vits_jax.compiler import Compiler, Programs
+from vits_jax.compiler import Compiler
+from vits_jax.composed import Composed
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.buckets import round_up
 from vits_jax.data.manifest import Dataset
 from vits_jax.model.networks import GENERATOR
-from vits_jax.programs import Composed
+from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation, Sound
 from vits_jax.training.mesh import abstract_copy
@@ -65,7 +66,7 @@ class SpokenExamples:
     def ahead(self, state: TrainState) -> None:
         if len(self._rows):
             params = abstract_copy(state.params[GENERATOR], self._mesh)
-            to_encode, to_decode = speech.abstract_arguments(self._stages, params, self._shape)
+            to_encode, to_decode = speech.abstract_arguments(self._config, params, self._shape)
             self._encode.ahead((1, self._shape[0]), *to_encode)
             self._decode.ahead((1, self._shape[1]), *to_decode)
 

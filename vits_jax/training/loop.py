@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vits_jax import device_memory
 from vits_jax.checkpoints.store import Metadata
-from vits_jax.compiler import Compiler, Programs
+from vits_jax.compiler import Compiler
 from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check, check_batch
 from vits_jax.data.batching.batches import Plan
@@ -23,6 +23,7 @@ from vits_jax.data.batching.planning import Planner
 from vits_jax.data.manifest import Dataset, load_dataset
 from vits_jax.data.split import Split, split
 from vits_jax.data.voice_config import read_config
+from vits_jax.programs import Programs
 from vits_jax.state import Position
 from vits_jax.training import memory, schedule
 from vits_jax.training.ahead import compile_ahead
@@ -178,10 +179,8 @@ def _train(
 ) -> Outcome:
     # Mesh, data, place
     prepared = prepare(config, given, run_dir, timeline)
-    config, mesh, dataset, start = (
-        *(prepared.config, prepared.mesh),
-        *(prepared.dataset, prepared.start),
-    )
+    config, mesh, dataset = prepared.config, prepared.mesh, prepared.dataset
+    start, first = prepared.start, prepared.start.position
     run, plan, per_epoch = config.run, prepared.plan, prepared.per_epoch
     if run_dir is not None:
         write_yaml(config, run_dir / "config.yaml")
@@ -192,20 +191,18 @@ def _train(
 
     # Step: compiled in the background from here on, beside the program that makes the state
     train_step, evaluators = make_programs(prepared, compiler, feeder)
-    end = schedule.last_step(run, start.position, per_epoch)
-    of_run, shapes = (plan, per_epoch, start.position, end), start.shapes(config, mesh)
+    end = schedule.last_step(run, first, per_epoch)
+    of_run, shapes = (plan, per_epoch, first, end), start.shapes(config, mesh)
     compile_ahead(config, mesh, *of_run, shapes, train_step, evaluators)
 
     # State
     advice = "use a smaller --quality, or a device with more memory"
     with device_memory.explained(lambda: ("the state of model and optimizers", None), advice):
         state = start.state(config, mesh)
-        step, epoch, batch = int(state.step), start.position.epoch, start.position.batch
     timeline.done("state")
 
     # Loop
-    first = Position(step, epoch, batch)
-    end = schedule.last_step(run, first, per_epoch)
+    step, epoch, batch = first.step, first.epoch, first.batch
     warn_if_over(start, first, end)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step

@@ -244,18 +244,6 @@ class Objective(NamedTuple):
         (grads,) = unfold(added(own, encoded.grads))
         return grads
 
-    def losses(
-        self, params: dict[str, Parameters], batch: Batch, rows: Rows, random: Randomness
-    ) -> Metrics:
-        """The same losses without gradients; arguments as of `gradients`."""
-        own = encoders(params[GENERATOR])
-        segment, aligned, metrics = self.encode_losses(own, batch, rows, random)
-        dur = self.predict_losses(predictor(params[GENERATOR]), aligned, rows, random)
-        more = self.generate_losses(
-            decoder(params[GENERATOR]), params[DISCRIMINATOR], segment, rows
-        )
-        return added(added(metrics, dur), more)
-
     def encode_losses(
         self, params: Parameters, batch: Batch, rows: Rows, random: Randomness
     ) -> tuple[Segment, Aligned, Metrics]:

@@ -104,7 +104,6 @@ def warm(prepared: Prepared) -> Warmed:
     config, mesh, start = prepared.config, prepared.mesh, prepared.start
     first = start.position
     end = schedule.last_step(config.run, first, prepared.per_epoch)
-    start.ahead(config, mesh)
     compiler = Compiler()
     # It gives no batch here, so the corpus need not go to the devices.
     feeder = Feeder(config.replaced({"data_on_device": False}), mesh, prepared.dataset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
@@ -12,12 +11,10 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jax.stages import Wrapped
 
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.source import Source, open_checkpoint, open_newest
 from vits_jax.checkpoints.warm_start import VOCODER, Transfer, from_single_speaker, warm_start
-from vits_jax.compilation import jit
 from vits_jax.config import Config, OptimizerConfig
 from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batching.batches import Plan
@@ -73,26 +70,12 @@ class Start:
         """The state's, of `jax.ShapeDtypeStruct`."""
         return abstract_state(config, replicated(mesh))
 
-    def ahead(self, config: Config, mesh: Mesh) -> None:
-        """Compile, for the cache, what `state` will need."""
-        if self._fresh:
-            self._maker(config, mesh).lower(jax.random.key(config.run.seed)).compile()
-
-    @property
-    def _fresh(self) -> bool:
-        return self.source is None or self.transfer is not None
-
-    def _maker(self, config: Config, mesh: Mesh) -> Wrapped:
-        fresh = functools.partial(create_state, config)
-        return jit(fresh, mesh.devices.flat[0].platform, out_shardings=replicated(mesh))
-
     def _state(self, config: Config, mesh: Mesh) -> TrainState:
-        if self._fresh:
-            state: TrainState = self._maker(config, mesh)(jax.random.key(config.run.seed))
+        if self.source is None or self.transfer is not None:
+            state = create_state(config, jax.random.key(config.run.seed))
             if self.transfer is not None and self.source is not None:
                 return state.replace(params=self.transfer.apply(state.params, self.source))
             return state
-        assert self.source is not None
         return self.source.state(self.shapes(config, mesh))
 
 

@@ -5,35 +5,34 @@ The batch lies in rows over the mesh's ``data`` axis and the step runs inside
 convolutions. Each device takes gradients of its share of the batch's mean losses
 (`objective`); their sum over the devices is the batch's gradient.
 
-A step is five compiled functions, not one: most of it sees segments, whatever the batch's
-shape, and is compiled once for all shapes (`programs`).
+A step is six compiled functions, not one: most of it sees segments, whatever the batch's
+shape, and is compiled once for all shapes (`composed`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vits_jax.compilation import jit, outlined
+from vits_jax.compilation import outlined
+from vits_jax.composed import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.config import Config
-from vits_jax.model.forms import forms_for
-from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, folded_networks
+from vits_jax.model.networks import DISCRIMINATOR, GENERATOR
 from vits_jax.model.parameters import Parameters
-from vits_jax.model.precision import POLICIES, Precision, chosen
+from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import RowRandomness, row_keys
-from vits_jax.programs import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.state import TrainState, abstract_state
 from vits_jax.training import optimizer
-from vits_jax.training.gradients import joined, parted, summed
+from vits_jax.training.devices import Devices, stacked, unstacked
+from vits_jax.training.gradients import parted, summed
 from vits_jax.training.losses import Rows, count_rows
-from vits_jax.training.mesh import AXIS, formats
+from vits_jax.training.mesh import AXIS
 from vits_jax.training.objective import (
     SHARED,
     Aligned,
@@ -83,7 +82,7 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
         mesh: the devices.
         precision: of the arithmetic (default: what `config` asks for).
     """
-    on = _Devices(config, mesh, precision)
+    on = Devices(config, mesh, precision)
     objective = on.objective
 
     def rows(step: jax.Array, batch: Batch) -> tuple[Part, ...]:
@@ -92,23 +91,23 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
     def encode(params: Parameters, part: Part) -> Any:
         random = RowRandomness(part.keys, dropout=True)
         segment, aligned, *rest = objective.encode(params, part.batch, part.rows, random)
-        return segment, aligned, *map(_stacked, rest)
+        return segment, aligned, *map(stacked, rest)
 
     def predict(params: Parameters, aligned: Aligned, rows: Rows, keys: jax.Array) -> Any:
         random = RowRandomness(keys, dropout=True)
         grads, losses = objective.predict(params, aligned, rows, random)
-        return on.handed_on(grads), _stacked(losses)
+        return on.handed_on(grads), stacked(losses)
 
     def generate(params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows) -> Any:
         to_segment, grads, losses = objective.generate(params_g, params_d, segment, rows)
         handed_on = [on.handed_on(grads[network]) for network in (GENERATOR, DISCRIMINATOR)]
-        return to_segment, *handed_on, _stacked(losses)
+        return to_segment, *handed_on, stacked(losses)
 
     def finish(params: Parameters, encoded: Encoded, to_segment: jax.Array) -> Parameters:
-        return on.handed_on(objective.finish(params, _unstacked(encoded), to_segment))
+        return on.handed_on(objective.finish(params, unstacked(encoded), to_segment))
 
     def update(state: TrainState, taken: _Taken, rates: Rates) -> tuple[TrainState, Metrics]:
-        return _updated(config, on.platform, state, _unstacked(taken), rates)
+        return _updated(config, on.platform, state, unstacked(taken), rates)
 
     shapes = abstract_state(config)
     generator, judges = shapes.params[GENERATOR], shapes.params[DISCRIMINATOR]
@@ -119,7 +118,7 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
     to_judges, held = on.gradients(judges), on.held(shapes)
     taken = _Taken([to_own, to_predictor, to_decoder], to_judges, on(_OWN))
     functions = {
-        "rows": Function(on.each(rows, (_SHARED, _OWN), on.parts), of_shape),
+        "rows": Function(on.each(rows, (_SHARED, _OWN), _parts_of(config)), of_shape),
         "encode": Function(
             on.each(encode, (_SHARED, _PART), _OWN, inputs=(own, on(_PART))), of_shape
         ),
@@ -193,7 +192,7 @@ def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = Non
     Losses are without dropout. ``first_row`` numbers the batch's rows within the validation
     set, so that each utterance meets the same noise and segment every time.
     """
-    on = _Devices(config, mesh, precision)
+    on = Devices(config, mesh, precision)
     objective = on.objective
 
     def rows(batch: Batch, first_row: jax.Array) -> tuple[Part, ...]:
@@ -221,7 +220,7 @@ def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = Non
     own, own_predictor, own_decoder = (on.held(of(shapes[GENERATOR])) for of in _PARTS)
     judges = on.held(shapes[DISCRIMINATOR])
     functions = {
-        "rows": Function(on.each(rows, (_OWN, _SHARED), on.parts), of_shape),
+        "rows": Function(on.each(rows, (_OWN, _SHARED), _parts_of(config)), of_shape),
         "encode": Function(
             on.each(encode, (_SHARED, _PART), (_OWN, _OWN, _SHARED), inputs=(own, on(_PART))),
             of_shape,
@@ -316,6 +315,11 @@ def _updated(
     return state.replace(step=state.step + 1, params=params, optimizer=optimizers), metrics
 
 
+def _parts_of(config: Config) -> tuple[Any, ...]:
+    """How `_parts` lie on the devices."""
+    return (_PART,) * config.data.accumulate_grad_batches
+
+
 def _parts(
     objective: Objective, batch: Batch, step: jax.Array | int, first_row: jax.Array | int
 ) -> tuple[Part, ...]:
@@ -333,81 +337,3 @@ def _parts(
     split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), of_row)
     found = [jax.tree.map(lambda x, i=i: x[i], split) for i in range(parts)]
     return tuple(Part(own, counted._replace(weight=w), keys) for own, w, keys in found)
-
-
-def _stacked(tree: Any) -> Any:
-    """What differs between the devices, as rows over the mesh: each array with a dimension more."""
-    return jax.tree.map(lambda x: x[None], tree)
-
-
-def _unstacked(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], tree)
-
-
-class _Devices:
-    """How functions of a run are compiled for its devices; called, how arrays lie there."""
-
-    def __init__(self, config: Config, mesh: Mesh, precision: Precision | None):
-        self.mesh, self.platform = mesh, mesh.devices.flat[0].platform
-        precision = precision or POLICIES[chosen(config.run.precision, self.platform)]
-        self.objective = Objective(config, folded_networks(config), precision)
-        self.parts = (_PART,) * config.data.accumulate_grad_batches
-
-    def __call__(self, specs: Any) -> Any:
-        """Shardings of a tree of partition specs."""
-        is_spec = functools.partial(lambda kind, x: isinstance(x, kind), P)
-        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=is_spec)
-
-    def held(self, arrays: Any) -> Any:
-        """Of a state, or parts of it."""
-        return formats(arrays, self.mesh)
-
-    def handed_on(self, gradients: Parameters) -> Parameters:
-        """Of a device, as one program gives them to another."""
-        return _stacked(joined(gradients, self.platform, apart=SHARED))
-
-    def gradients(self, params: Parameters) -> Any:
-        """Of what is `handed_on`."""
-        pieces = jax.eval_shape(lambda p: joined(p, self.platform, apart=SHARED), params)
-        return formats(pieces, self.mesh, stacked=True)
-
-    def each(
-        self,
-        function: Callable[..., Any],
-        specs: tuple[Any, ...],
-        out_specs: Any,
-        inputs: Any = None,
-        outputs: Any = None,
-        **options: Any,
-    ) -> jax.stages.Wrapped:
-        """`function` on each device, jitted; how its arguments and results lie follows the specs.
-
-        Args:
-            inputs, outputs: if they lie otherwise.
-        """
-
-        def on_device(*arguments: Any) -> Any:
-            with self.objective.precision.products(), forms_for(self.mesh.devices.flat[0]):
-                return function(*arguments)
-
-        on_device.__name__ = function.__name__
-        # check_vma would insert the gradients' sums by itself, once per tensor where it is used;
-        # one explicit psum at the end is what the compiler combines best.
-        sharded = jax.shard_map(
-            on_device, mesh=self.mesh, in_specs=specs, out_specs=out_specs, check_vma=False
-        )
-        return jit(
-            sharded,
-            self.platform,
-            in_shardings=self(specs) if inputs is None else inputs,
-            out_shardings=self(out_specs) if outputs is None else outputs,
-            **options,
-        )
-
-    def sum(self, lie: Any) -> jax.stages.Wrapped:
-        """Of two trees that lie so, the first of which is given up."""
-
-        def add(a: Any, b: Any) -> Any:
-            return jax.tree.map(jnp.add, a, b)
-
-        return jit(add, self.platform, in_shardings=(lie, lie), out_shardings=lie, donate_argnums=0)

@@ -19,7 +19,7 @@ class Timeline:
 
     Attributes:
         parts: seconds of each, in order.
-        tracing: of the compiling, seconds that went into tracing.
+        tracing: seconds of tracing the first step's programs, in the background.
     """
 
     def __init__(self, since: float | None = None):
@@ -45,12 +45,9 @@ class Timeline:
         return sum(self.parts.values())
 
     def __str__(self) -> str:
-        told = [
-            f"{part} {seconds:.1f}"
-            + (f" (of which tracing {self.tracing:.1f})" if part == "compiling" else "")
-            for part, seconds in self.parts.items()
-        ]
-        return f"first step after {self.seconds:.1f} s: {', '.join(told)}"
+        told = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.parts.items())
+        beside = f"; beside them: tracing {self.tracing:.1f}"
+        return f"first step after {self.seconds:.1f} s: {told}{beside}"
 
 
 def parse(text: str) -> tuple[float, dict[str, float]] | None:
@@ -61,5 +58,4 @@ def parse(text: str) -> tuple[float, dict[str, float]] | None:
     line = _LINE.search(text)
     if line is None:
         return None
-    told = line[2].replace("(of which ", ", ")
-    return float(line[1]), {part.strip(): float(s) for part, s in _PART.findall(told)}
+    return float(line[1]), {part.strip(): float(s) for part, s in _PART.findall(line[2])}

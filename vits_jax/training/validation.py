@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vits_jax.compiler import Compiler, Programs
+from vits_jax.compiler import Compiler
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan, batches, validation_plan
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
+from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.feeding import Feeder
@@ -28,7 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Validation:
-    """Compiled once: its batches have training's shapes.
+    """Its batches have training's shapes: what does not hang on them is compiled once.
 
     Args:
         plan: of training. What fits none of its buckets is not validated on: it would set the

@@ -164,19 +164,19 @@ class Spoken(NamedTuple):
 
 
 def abstract_arguments(
-    stages: Stages, parameters: Parameters, shape: tuple[int, int]
+    config: Config, parameters: Parameters, shape: tuple[int, int]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Of both stages for one sentence of a `shape` as `speak` takes it, `jax.ShapeDtypeStruct`s."""
 
-    def array(kind: DTypeLike, *shape: int) -> jax.ShapeDtypeStruct:
+    def array(kind: DTypeLike, *shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, kind)
 
     (phonemes, frames), scale = shape, array(jnp.float32)
     of_row, seeds = array(jnp.int32, 1), array(jnp.uint32, 1)
     to_encode = (parameters, array(jnp.int32, 1, phonemes), of_row, of_row, seeds, scale, scale)
-    text = jax.eval_shape(stages.encode, *to_encode)
-    resized = jax.tree.map(lambda x: array(x.dtype, 1, frames, *x.shape[2:]), text)
-    return to_encode, (parameters, resized, of_row, seeds, scale)
+    prior = array(jnp.float32, 1, frames, config.model.inter_channels)
+    text = EncodedText(prior, prior, array(jnp.int32, 1, frames))
+    return to_encode, (parameters, text, of_row, seeds, scale)
 
 
 def speak(

@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def used_buckets(self) -> tuple[Bucket, ...]:
-        """The shapes that occur, each of which is compiled once."""
+        """The shapes that occur, for each of which programs are compiled."""
         return tuple(b for b, n in zip(self.buckets, self.schedule.batches, strict=True) if n)
 
     def epoch(self, epoch: int) -> EpochPlan:
