@@ -89,7 +89,7 @@ def _zeros(params: Parameters) -> Parameters:
 
     def of(array: Any) -> Any:
         host = isinstance(array, np.ndarray)
-        return np.zeros_like(array) if host else jnp.zeros_like(array)
+        return np.zeros(array.shape, array.dtype) if host else jnp.zeros_like(array)
 
     return jax.tree.map(of, params)
 
