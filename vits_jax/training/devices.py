@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +41,11 @@ class Devices:
 
     def __call__(self, specs: Any) -> Any:
         """Shardings of a tree of partition specs."""
-        is_spec = functools.partial(lambda kind, x: isinstance(x, kind), P)
-        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=is_spec)
+        return jax.tree.map(
+            lambda spec: NamedSharding(self.mesh, spec),
+            specs,
+            is_leaf=lambda x: isinstance(x, P),
+        )
 
     def held(self, arrays: Any) -> Any:
         """Of a state, or parts of it."""
