@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 
-from tests.runs import HOP, RATE, assert_equal, leaves, small, stand_in, write_dataset
+from tests.runs import HOP, RATE, SMALL, assert_equal, leaves, small, stand_in, write_dataset
 from vits_jax.data.batching import batches
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.errors import UserError
@@ -136,21 +138,24 @@ def test_long_clips_can_be_left_out(tmp_path, traced, caplog):
 
 def test_examples_that_do_not_fit_are_spoken_and_said_to_be_cut(tmp_path, monkeypatch, caplog):
     """Their texts have room, their speech ends where the longest of training does."""
-    speak = SpokenExamples.__call__
+    speak, ahead = SpokenExamples.__call__, SpokenExamples.ahead
     stand_in(monkeypatch)
     monkeypatch.setattr(SpokenExamples, "__call__", speak)
+    monkeypatch.setattr(SpokenExamples, "ahead", ahead)
     shapes: list[tuple[int, ...]] = []
 
     def encode(parameters, ids, lengths, *_):
         shapes.append(ids.shape)
-        nothing = np.zeros((*ids.shape, 4), np.float32)
-        return EncodedText(nothing, nothing, np.where(ids > 0, 6, 0))
+        nothing = jnp.zeros((*ids.shape, SMALL["inter_channels"]))
+        return EncodedText(nothing, nothing, jnp.where(ids > 0, 6, 0))
 
     def decode(parameters, text, *_, n_frames):
         shapes.append((len(text.m_p), n_frames))
-        return np.zeros((len(text.m_p), n_frames * HOP), np.float32), None
+        return jnp.zeros((len(text.m_p), n_frames * HOP)), None
 
-    monkeypatch.setattr(speech, "make_stages", lambda *_: speech.Stages(encode, decode, encode))
+    encoder, decoder = jax.jit(encode), jax.jit(decode, static_argnames="n_frames")
+    stages = speech.Stages(encoder, decoder, encoder)
+    monkeypatch.setattr(speech, "make_stages", lambda *_: stages)
     dataset = write_dataset(tmp_path / "data", utterances=22)
     lines = (dataset / "dataset.jsonl").read_text().splitlines()
     ids = re.search(r'"phoneme_ids": \[(.*?)\]', lines[EXAMPLE])
