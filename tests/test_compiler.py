@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -158,6 +159,27 @@ def test_nothing_is_begun_after_the_end(blocked: Blocked):
     blocked.go[4].set()
     assert programs.ready(SMALL)
     assert blocked.begun == [4]
+
+
+def test_nobody_waits_for_what_was_given_up(blocked: Blocked, caplog: pytest.LogCaptureFixture):
+    """Neither after the end, nor after a failure of something else; nor is it said to be there."""
+    caplog.set_level(logging.INFO)
+    compiler = Compiler(threads=1)
+    programs = asked(blocked, compiler)
+    assert not programs.ready(SMALL, stop=lambda: blocked.begun == [4])
+    compiler.close()
+    blocked.go[4].set()
+    with pytest.raises(RuntimeError, match="closed"):
+        programs(LARGE, np.ones((2, 8)))
+    assert "compiled all there is" not in caplog.text
+    another = Blocked()
+    compiler = Compiler(threads=1)
+    programs = asked(another, compiler)
+    compiler.fail(RunFailed("something else"))
+    with pytest.raises(RunFailed, match="something else"):
+        programs(LARGE, np.ones((2, 8)))
+    another.go[4].set()
+    another.go[8].set()
 
 
 def test_memory_is_that_of_the_pieces_one_after_another():

@@ -123,7 +123,7 @@ class Compiler:
             with self._change:
                 self._running -= 1
                 settled = self._running == 0
-                done = settled and not self._jobs and not self._to_trace
+                done = settled and not self._jobs and not self._to_trace and not self._closed
                 if done:
                     self._tell()
             with contextlib.suppress(OSError):  # of a cache that cannot be written

@@ -120,8 +120,11 @@ class Programs:
     def __call__(self, shape: Shape, *arguments: Any) -> Any:
         """Call for arguments that `shape` stands for."""
         self.ahead(shape, *arguments, first=True)
-        self._wait(shape)
-        programs = self._entries[shape].done.result(timeout=0)
+        self._wait(shape, lambda: self._compiler.failure is not None)
+        done = self._entries[shape].done
+        if not done.done():
+            raise self._compiler.failure or RuntimeError("what compiles was closed")
+        programs = done.result()
         with device_memory.explained(lambda: self._about(shape)):
             return self._function.compose(lambda name, *own: programs[name](*own), *arguments)
 
