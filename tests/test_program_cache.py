@@ -145,3 +145,10 @@ def test_what_is_removed(tmp_path: Path, caplog):
     (tmp_path / "b-cache").unlink()  # JAX makes room
     program_cache.seal(tmp_path)
     assert names() == []
+
+
+def test_a_digest_that_cannot_be_removed_stops_no_other(tmp_path: Path):
+    (tmp_path / "gone-cache.sha256").mkdir()  # in place of one that only its owner may remove
+    (tmp_path / "new-cache").write_bytes(b"program")
+    program_cache.seal(tmp_path)
+    assert (tmp_path / "new-cache.sha256").exists()

@@ -113,8 +113,9 @@ def seal(directory: Path, settled: bool = True) -> None:
             `WRITTEN_IN` seconds are left for another time.
     """
     for digest in directory.glob(_PROGRAMS + _DIGEST):
-        if not digest.with_name(digest.name.removesuffix(_DIGEST)).exists():
-            digest.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # none may write here
+            if not digest.with_name(digest.name.removesuffix(_DIGEST)).exists():
+                digest.unlink(missing_ok=True)
     for program in directory.glob(_PROGRAMS):
         digest = program.with_name(program.name + _DIGEST)
         with contextlib.suppress(OSError):
