@@ -1,4 +1,4 @@
-"""A training run, from top to bottom: mesh, data, place, state, step, loop."""
+"""A training run, from top to bottom: mesh, data, place, step, state, loop."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _train(
     feeder = Feeder(config, mesh, dataset)
     timeline.done("data")
 
-    # Step: compiled in the background from here on, beside the program that makes the state
+    # Step: compiled in the background from here on, while the state is made
     train_step, evaluators = make_programs(prepared, compiler, feeder)
     end = schedule.last_step(run, first, per_epoch)
     of_run, shapes = (plan, per_epoch, first, end), start.shapes(config, mesh)
