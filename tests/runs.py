@@ -18,9 +18,10 @@ import soundfile
 from vits_jax.checkpoints import store
 from vits_jax.commands.train import configure
 from vits_jax.config import Config
+from vits_jax.model import discriminator, duration, flow, networks, wavenet
 from vits_jax.model.networks import GENERATOR, NETWORKS
 from vits_jax.state import TrainState, fresh_state
-from vits_jax.training import examples, loop, start, validation
+from vits_jax.training import examples, prepared, start, validation
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.events import Event
 from vits_jax.training.step import all_finite
@@ -88,7 +89,7 @@ def write_dataset(directory: Path, utterances: int = 14, speakers: int = 2) -> P
     return directory
 
 
-def flags(dataset: Path, run_dir: Path, **more: Any) -> list[str]:
+def flags(dataset: Path, run_dir: Path | str, **more: Any) -> list[str]:
     """Flags of a small run; keyword arguments are flags that win over it, None for not given."""
     config = dataset.parent / "small.yaml"
     config.write_text(json.dumps(SMALL))  # JSON is YAML
@@ -98,7 +99,7 @@ def flags(dataset: Path, run_dir: Path, **more: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 
-def small(dataset: Path, run_dir: Path, **more: Any) -> Config:
+def small(dataset: Path, run_dir: Path | str, **more: Any) -> Config:
     """The configuration of those flags."""
     return configure(flags(dataset, run_dir, **more))
 
@@ -140,6 +141,27 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
     assert a.keys() == b.keys()
     different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
     assert different == []
+
+
+@contextlib.contextmanager
+def few_layers(layers: int, flows: int) -> Iterator[None]:
+    """Around what uses networks with fewer layers than Piper has everywhere: WN's, and flows."""
+    make = wavenet.WN.__init__
+
+    def fewer(self: Any, hidden: int, k: int, n_layers: int, gin: int, **more: Any) -> None:
+        make(self, hidden, k, layers, gin, **more)
+
+    caches = (networks.structure, networks._folded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "N_FLOWS", flows)
+        patch.setattr(duration, "N_FLOWS", flows)
+        patch.setattr(discriminator, "PERIODS", (2, 3))
+        patch.setattr(wavenet.WN, "__init__", fewer)
+        for cache in caches:
+            cache.cache_clear()
+        yield
+        for cache in caches:
+            cache.cache_clear()
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
@@ -184,7 +206,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return jax.jit(evaluate)
 
     set_initial_state(monkeypatch, create_state)
-    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(prepared, "make_train_step", make_train_step)
     monkeypatch.setattr(validation, "make_eval_step", make_eval_step)
     # Nobody speaks, so the real networks need not be built: that takes most of a start.
     nobody = jax.jit(lambda *arguments: arguments)

@@ -167,10 +167,19 @@ IMPOSSIBLE = [
     (["--accumulate_grad_batches", "0"], "--accumulate-grad-batches 0: expected at least 1"),
     (["--gradient_clip_val=-1"], "--gradient-clip-val -1.0: expected a finite number, at least 0"),
     (["--gradient_clip_algorithm", "l1"], "--gradient-clip-algorithm l1: expected norm or value"),
+    (["--num_nodes", "2"], "--num-nodes 2: expected --coordinator and --node-rank with it"),
+    (
+        ["--coordinator=host", "--num_nodes=2", "--node_rank=0"],
+        "--coordinator host: expected HOST:PORT",
+    ),
+    (
+        ["--coordinator=host:1", "--num_nodes=2", "--node_rank=2"],
+        "--node-rank 2: expected less than --num-nodes 2",
+    ),
+    (["--max_time", "12:00"], "--max-time 12:00: expected DD:HH:MM:SS"),
+    (["--max_time", "00:00:00:00"], "--max-time 00:00:00:00: expected DD:HH:MM:SS"),
 ]
 NOT_BUILT = [
-    (["--num_nodes", "2"], "--num-nodes 2: not built yet"),
-    (["--max_time", "00:12:00:00"], "--max-time 00:12:00:00: not built yet: use --max_steps"),
     (["--auto_select_gpus", "True"], "--auto-select-gpus True: use --devices"),
     (["--gpus", "1"], "--gpus 1: use --accelerator gpu --devices N"),
     (["--warmstart_ckpt", "a", "--resume_from_checkpoint", "b"], "expected one of them"),
@@ -234,7 +243,6 @@ def test_mistakes_in_a_file_name_it(tmp_path: Path, text, expected, capsys):
     [
         ["--precision", "auto"],
         ["--accumulate_grad_batches", "1"],
-        ["--num_nodes=1"],
         ["--strategy", "auto"],
     ],
 )

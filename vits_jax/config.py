@@ -153,6 +153,9 @@ class RunConfig:
         None, "stop after so many epochs (default: 1000 where max_steps is not given; -1: no limit)"
     )
     max_steps: int = _flag(-1, "stop after so many batches (-1: no limit)")
+    max_time: str | None = _flag(
+        None, "save and stop so long after the start, DD:HH:MM:SS (the same command goes on)"
+    )
     limit_train_batches: int | float = _flag(
         1.0, "batches of an epoch to use: a fraction (1.0: all) or, as an integer, a number"
     )
@@ -203,7 +206,14 @@ class RunConfig:
         "bfloat16, weights and losses in float32), auto (bf16-mixed on GPU and TPU, 32 on CPU)",
     )
     accelerator: str = _flag("auto", "auto, cpu, gpu or tpu")
-    devices: int | str = _flag("auto", "how many devices to use (auto: all)")
+    devices: int | str = _flag("auto", "how many devices of each process to use (auto: all)")
+    coordinator: str | None = _flag(
+        None, "HOST:PORT of the first process (Cloud TPU, Slurm, Open MPI, Kubernetes: found)"
+    )
+    num_nodes: int | None = _flag(
+        None, "processes of the run, one on each host (1: this one alone, on a cluster too)"
+    )
+    node_rank: int | None = _flag(None, "which of the processes this is, from 0")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from vits_jax.config import (
     PRECISIONS,
@@ -23,6 +25,8 @@ CHECKPOINT_FLAGS = (
     "vocoder_warmstart_ckpt",
 )
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
+_ADDRESS = re.compile(r"\S+:\d{1,5}")
+_TIME = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})")
 
 
 def check(config: Config) -> None:
@@ -236,9 +240,42 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield _say("precision", run.precision, f"one of {', '.join(PRECISIONS)}")
     if run.accelerator not in ACCELERATORS:
         yield _say("accelerator", run.accelerator, f"one of {', '.join(ACCELERATORS)}")
+    yield from _processes(run)
+    if run.max_time is not None and seconds_of(run.max_time) is None:
+        yield _say("max_time", run.max_time, "DD:HH:MM:SS, more than none, such as 00:11:30:00")
     if not (run.devices == "auto" or (isinstance(run.devices, int) and run.devices >= 1)):
         yield _say(
             "devices",
             run.devices,
             "a number of devices, or auto (CUDA_VISIBLE_DEVICES chooses among GPUs)",
         )
+
+
+def _processes(run: RunConfig) -> Iterator[str]:
+    yield from _at_least(run, 1, "num_nodes")
+    yield from _at_least(run, 0, "node_rank")
+    if run.num_nodes == 1 and run.coordinator is None and not run.node_rank:
+        return
+    names = ("coordinator", "num_nodes", "node_rank")
+    told: dict[str, Any] = {name: getattr(run, name) for name in names}
+    missing = [name for name, value in told.items() if value is None]
+    if 0 < len(missing) < len(told):
+        there = next(name for name in told if name not in missing)
+        yield _say(
+            there,
+            told[there],
+            " and ".join(f"--{name.replace('_', '-')}" for name in missing) + " with it",
+        )
+    elif run.coordinator is not None and not _ADDRESS.fullmatch(run.coordinator):
+        yield _say("coordinator", run.coordinator, "HOST:PORT, such as 10.0.0.2:8476")
+    elif not missing and told["node_rank"] >= told["num_nodes"]:
+        yield _say("node_rank", run.node_rank, f"less than --num-nodes {run.num_nodes}")
+
+
+def seconds_of(max_time: str) -> int | None:
+    """Of ``DD:HH:MM:SS``; None if it is something else, or no time at all."""
+    found = _TIME.fullmatch(max_time)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = map(int, found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds or None

@@ -6,6 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+from vits_jax.messages import Unblocked
 
 _AT_WORK: list[Callable[[], bool]] = []
 
@@ -32,8 +35,15 @@ def end(code: int) -> int:
     Python would wait for threads inside of a library, or crash as it takes itself apart.
     """
     if any_at_work():
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        end_now(code)
     return code
+
+
+def end_now(code: int) -> NoReturn:
+    """End the process here, from any thread, with what was said so far."""
+    logging.shutdown()
+    sys.stdout.flush()
+    if isinstance(sys.stderr, Unblocked):
+        sys.stderr.finish()
+    sys.stderr.flush()
+    os._exit(code)

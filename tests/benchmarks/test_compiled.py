@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.parity.cases import QUICK_COMPILATION, few_layers, smallest
+from tests.parity.cases import QUICK_COMPILATION, smallest
+from tests.runs import few_layers
 from vits_jax import chips
 from vits_jax.benchmarks import accelerator, compiled, parts, precision, training_step
 from vits_jax.benchmarks.floor import Cost, floor, part_of
@@ -102,7 +103,7 @@ def test_the_floor_of_convolutions() -> None:
     assert forward.flops == 2 * (2 * 32 * 8) * 6 * 5
     both = floor(jax.jit(jax.grad(lambda *a: conv(*a).sum(), (0, 1))).trace(x, w).jaxpr)["decoder"]
     assert both.flops == 3 * forward.flops  # itself, and to signal and weight
-    chip = chips.Chip(flops=1e9, bandwidth=1e6)
+    chip = chips.Chip(flops=1e9, bandwidth=1e6, memory=1 << 30, links=1e6)
     assert Cost(flops=2e9, bytes=1e6).seconds(chip) == 2.0
     assert Cost(flops=1e9, bytes=3e6).seconds(chip) == 3.0
 

@@ -16,7 +16,7 @@ from tests.runs import flags, stand_in, write_dataset
 from vits_jax.checkpoints import store
 from vits_jax.commands import plan, train
 from vits_jax.errors import RunFailed
-from vits_jax.training import loop, memory
+from vits_jax.training import memory, prepared
 
 
 @pytest.fixture
@@ -148,6 +148,6 @@ def test_what_cannot_be_compiled_ends_it(argv, cache, monkeypatch, capsys):
 
         return jax.jit(step)
 
-    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(prepared, "make_train_step", make_train_step)
     assert plan.main([*argv, "--warm-cache"]) == 1
     assert "failed: out of memory in the training step" in capsys.readouterr().err

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from tests.parity.cases import ONE_DEVICE, QUICK_COMPILATION, batch, few_layers, smallest
+from tests.parity.cases import ONE_DEVICE, QUICK_COMPILATION, batch, smallest
+from tests.runs import few_layers
 from vits_jax.config import Config
 from vits_jax.model.forms import FORMS, forms, forms_for
 from vits_jax.model.networks import folded_networks, initial_parameters

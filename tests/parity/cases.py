@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from vits_jax.compilation import options_for
 from vits_jax.composed import Composed
 from vits_jax.config import AudioConfig, Config, ModelConfig
-from vits_jax.model import discriminator, duration, flow, networks, wavenet
 
 AUDIO = AudioConfig(
     sample_rate=8000, filter_length=64, hop_length=16, win_length=64, mel_channels=10
@@ -68,27 +65,6 @@ def smallest(*, resblock: str = "2") -> Config:
             "discriminator_width": 16,
         }
     )
-
-
-@contextlib.contextmanager
-def few_layers(layers: int, flows: int) -> Iterator[None]:
-    """Around what uses networks with fewer layers than Piper has everywhere: WN's, and flows."""
-    make = wavenet.WN.__init__
-
-    def fewer(self: Any, hidden: int, k: int, n_layers: int, gin: int, **more: Any) -> None:
-        make(self, hidden, k, layers, gin, **more)
-
-    caches = (networks.structure, networks._folded)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "N_FLOWS", flows)
-        patch.setattr(duration, "N_FLOWS", flows)
-        patch.setattr(discriminator, "PERIODS", (2, 3))
-        patch.setattr(wavenet.WN, "__init__", fewer)
-        for cache in caches:
-            cache.cache_clear()
-        yield
-        for cache in caches:
-            cache.cache_clear()
 
 
 def batch(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tests.runs import write_dataset as write
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.saving import Checkpoints
 from vits_jax.errors import RunFailed, UserError
-from vits_jax.training import feeding, loop, run_directory, validation
+from vits_jax.training import feeding, prepared, run_directory, validation
 from vits_jax.training.events import Events
 from vits_jax.training.loop import train
 from vits_jax.training.outputs import Saves
@@ -81,7 +82,7 @@ def test_nothing_is_trained_after_the_last_skipped_update(dataset, tmp_path, tra
 
 
 def test_a_skipped_update_now_and_then_does_not_end_it(dataset, tmp_path, traced, monkeypatch):
-    make, calls = loop.make_train_step, []
+    make, calls = prepared.make_train_step, []
 
     def make_train_step(config, mesh):
         step = make(config, mesh)
@@ -108,7 +109,7 @@ def test_a_skipped_update_now_and_then_does_not_end_it(dataset, tmp_path, traced
 
         return Sometimes()
 
-    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(prepared, "make_train_step", make_train_step)
     config = small(dataset, tmp_path / "run", max_steps=9, max_skipped_updates=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jax.transfer_guard", lambda kind: contextlib.nullcontext())
@@ -140,7 +141,7 @@ def not_finite_where(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
             names = ("loss_g", "loss_d", "mel", "kl", "dur", "fm", "gen", "disc")
             return dict.fromkeys(names, total) | {"weight": weight}
 
-        return loop.jax.jit(evaluate)
+        return jax.jit(evaluate)
 
     monkeypatch.setattr(validation, "make_eval_step", make_eval_step)
 

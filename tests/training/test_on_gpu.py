@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.parity.cases import batch, few_layers, smallest
+from tests.parity.cases import batch, smallest
+from tests.runs import few_layers
 from vits_jax.benchmarks.precision import distances, gradients
 from vits_jax.model.networks import initial_parameters
 from vits_jax.model.precision import POLICIES

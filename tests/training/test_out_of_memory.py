@@ -14,7 +14,7 @@ from tests.runs import flags, stand_in, write_dataset
 from vits_jax.commands.train import main
 from vits_jax.config import Config
 from vits_jax.state import TrainState
-from vits_jax.training import loop, start, validation
+from vits_jax.training import prepared, start, validation
 
 TERABYTES = (10**7, 10**6)  # 40 TB in float32
 
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("room", "name", "exhausting", "what"),
     [
-        (loop, "make_train_step", step, r"training step for 4 x \d+ x \d+ \(rows x .*\)"),
+        (prepared, "make_train_step", step, r"training step for 4 x \d+ x \d+ \(rows x .*\)"),
         (validation, "make_eval_step", step, r"validation step for 4 x \d+ x \d+ \(rows x .*\)"),
         (start, "create_state", state, "state of model and optimizers"),
     ],

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from jax.experimental.layout import Format
 
-from tests.parity.cases import batch, few_layers, quickly, smallest
+from tests.parity.cases import batch, quickly, smallest
 from tests.parity.comparing import assert_all_close, assert_close
+from tests.runs import few_layers
 from vits_jax.config import Config
 from vits_jax.model.precision import Precision
 from vits_jax.state import TrainState, abstract_state

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from vits_jax.checkpoints import digests
 from vits_jax.checkpoints.store import (
@@ -94,6 +96,8 @@ class Checkpoints:
         self._settings.asynchronous.create_directories_asynchronously = False
         # Orbax reads the clock of the wall for it, which may jump.
         self._settings.asynchronous.timeout_secs = _NO_DEADLINE
+        if jax.process_count() > 1:
+            _by_itself(self._settings)
         if little_by_little:
             self._settings.memory.deepcopy_host_arrays = False
             self._settings.memory.write_concurrent_bytes = _WRITTEN_AT_ONCE
@@ -192,6 +196,17 @@ class Checkpoints:
         for pattern in (f"*{_UNFINISHED}*", "*.orbax-checkpoint-tmp"):
             for path in self.directory.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _by_itself(settings: ocp.Context) -> None:
+    """This process saves, the others of its run do not and are not waited for."""
+    settings.multiprocessing.primary_host = jax.process_index()
+    settings.multiprocessing.active_processes = {jax.process_index()}
+    settings.multiprocessing.barrier_sync_key_prefix = "checkpoints"
+    # Orbax (0.12) compares the directory over all processes nevertheless, and so waits for those
+    # that do not save.
+    if hasattr(execution, "_check_directory_consistency"):
+        execution._check_directory_consistency = lambda directory: None
 
 
 def _reason(error: BaseException) -> str:

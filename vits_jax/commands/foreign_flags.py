@@ -21,15 +21,13 @@ Others = Mapping[str, tuple[tuple[str, ...], str]]
 # `train`'s
 OTHERS: Others = {
     # Later versions will have these.
-    "num_nodes": (("1",), f"{_NOT_BUILT}: one host, all of its devices (--devices)"),
-    "max_time": ((), f"{_NOT_BUILT}: use --max_steps or --max_epochs"),
     "deterministic": (("false",), f"{_NOT_BUILT}: on CPU every run repeats bit for bit"),
     "use_mrd": (("false",), f"{_NOT_BUILT}: Piper's two discriminators train"),
     # Done in another way.
     "auto_select_gpus": (("false",), "use --devices N, and CUDA_VISIBLE_DEVICES to choose GPUs"),
     "gpus": ((), "use --accelerator gpu --devices N"),
     "tpu_cores": ((), "use --accelerator tpu --devices N"),
-    "num_processes": ((), "use --devices N: one process drives all devices of a host"),
+    "num_processes": ((), "use --num_nodes N: one process drives all devices of a host"),
     "strategy": (("auto",), "leave it out: all devices share each batch"),
     "ckpt_path": ((), "use --resume_from_checkpoint"),
     "min_epochs": (("0", "1"), "use --max_epochs"),

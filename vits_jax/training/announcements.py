@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 
 from jax.sharding import Mesh
 
@@ -15,6 +14,7 @@ from vits_jax.data.unusable import describe
 from vits_jax.model.precision import chosen
 from vits_jax.state import Position
 from vits_jax.training.start import Start
+from vits_jax.training.stopping import Reason
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -54,11 +54,13 @@ def warn_if_over(start: Start, position: Position, end: float) -> None:
         )
 
 
-def conclude(position: Position, per_epoch: int, stopped_by: int | None, dataset: Dataset) -> None:
+def conclude(
+    position: Position, per_epoch: int, stopped_by: Reason | None, dataset: Dataset
+) -> None:
     """Where it ended, and on what it was trained."""
     _LOGGER.info(
         "%s after %d steps: epoch %d, batch %d of %d",
-        "done" if stopped_by is None else f"stopped by {signal.Signals(stopped_by).name}",
+        "done" if stopped_by is None else f"stopped by {stopped_by.what}",
         *(position.step, position.epoch, position.batch, per_epoch),
     )
     for line in dataset.summary():

@@ -20,7 +20,7 @@ from vits_jax import device_memory
 from vits_jax.compilation import jit
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
-from vits_jax.training.mesh import replicated
+from vits_jax.training.mesh import put_copies, replicated
 
 _LOGGER = logging.getLogger(__name__)
 _ADVICE = "leave --data-on-device out: batches are then read while the step runs"
@@ -61,7 +61,7 @@ class DeviceCorpus:
         arrays = {name: np.asarray(column, np.int32) for name, column in columns.items()}
         what = f"the corpus ({device_memory.gigabytes(corpus_bytes(dataset, hop_length))})"
         with device_memory.explained(lambda: (what, None), _ADVICE):
-            self._corpus = jax.device_put(
+            self._corpus = put_copies(
                 {"audio": frames, "phonemes": dataset.ids, **arrays}, replicated(mesh)
             )
             jax.block_until_ready(self._corpus)

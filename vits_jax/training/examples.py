@@ -22,7 +22,7 @@ from vits_jax.model.networks import GENERATOR
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation, Sound
-from vits_jax.training.mesh import abstract_copy
+from vits_jax.training.mesh import abstract_copy, local, of_this_process
 from vits_jax.training.skipping import shortened, utterances
 from vits_jax.training.stopping import Stop
 from vits_jax.voice import speech
@@ -56,7 +56,7 @@ class SpokenExamples:
         # Room for each example's text; speech beyond the frames is cut off.
         longest = round_up(dataset.id_lengths[rows]).max(initial=largest.phonemes)
         self._shape = (int(longest), largest.frames)
-        self._mesh = mesh
+        self._mesh = of_this_process(mesh)
         self._stages = speech.make_stages(config, mesh.devices.flat[0].platform)
         encode, decode = (cast(Wrapped, stage) for stage in self._stages[:2])
         at_length = Composed.alone(decode, n_frames=largest.frames)
@@ -76,6 +76,7 @@ class SpokenExamples:
 
     def _speak(self, state: TrainState, step: int, stop: Stop) -> Iterator[Sound]:
         audio, cut = self._config.audio, []
+        params = local(state.params[GENERATOR])
         compiled = self._stages._replace(
             encode=functools.partial(self._encode, (1, self._shape[0])),
             decode=lambda *own, n_frames: self._decode((1, n_frames), *own),
@@ -89,7 +90,7 @@ class SpokenExamples:
             with device_memory.explained(lambda: ("the test examples", None)):
                 (spoken,) = speech.speak(
                     compiled,
-                    state.params[GENERATOR],
+                    params,
                     self._config,
                     [sentence],
                     speech.Settings(),

@@ -21,7 +21,7 @@ from vits_jax.data.batching.batches import Batch, Plan, Source, load_batch, read
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
 from vits_jax.training.device_corpus import DeviceCorpus, corpus_bytes
-from vits_jax.training.mesh import put_rows
+from vits_jax.training.mesh import processes_of, put_rows
 
 READY = 2
 """Batches on the devices beside the one that is trained on."""
@@ -74,6 +74,8 @@ class Feeder:
             first=epoch * per_epoch + batch,
             length=int(max(0, min(count, _NO_END))),
             per_epoch=per_epoch,
+            process_index=jax.process_index() if processes_of(self._mesh) > 1 else 0,
+            process_count=processes_of(self._mesh),
         )
         # Nothing is read where the corpus is on the devices: no threads for it.
         read = read_ahead(source, num_threads=0, prefetch=0) if self._corpus else read_ahead(source)

@@ -1,85 +1,57 @@
-"""A training run, from top to bottom: mesh, data, place, step, state, loop."""
+"""A training run, from top to bottom: processes, mesh, data, place, step, state, loop."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vits_jax import device_memory
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.compiler import Compiler
 from vits_jax.config import Config, write_yaml
-from vits_jax.config_checks import check, check_batch
-from vits_jax.data.batching.batches import Plan
-from vits_jax.data.batching.planning import Planner
-from vits_jax.data.manifest import Dataset, load_dataset
-from vits_jax.data.split import Split, split
-from vits_jax.data.voice_config import read_config
-from vits_jax.programs import Programs
+from vits_jax.config_checks import check
 from vits_jax.state import Position
 from vits_jax.training import memory, schedule
 from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.announcements import announce, conclude, warn_if_over
-from vits_jax.training.evaluation import Evaluator, due
-from vits_jax.training.examples import SpokenExamples
+from vits_jax.training.evaluation import due
 from vits_jax.training.feeding import Feeder, corpus_on_devices
-from vits_jax.training.mesh import check_batch_size, make_mesh, replicated
+from vits_jax.training.maintenance import heeded
+from vits_jax.training.mesh import put_copies, replicated
 from vits_jax.training.outputs import Outputs
+from vits_jax.training.peers import Peers, watched
+from vits_jax.training.prepared import make_programs, of_dataset, prepare, started_alike
+from vits_jax.training.processes import Processes, joined
 from vits_jax.training.progress import LAG, Pending, StepNumbers
 from vits_jax.training.run_directory import run_directory
 from vits_jax.training.skipping import Skipped
-from vits_jax.training.start import Start, find_start
-from vits_jax.training.step import make_train_step
-from vits_jax.training.stopping import Stop, stop_signal
+from vits_jax.training.stopping import Reason, Stop, ended_after, stop_signal
 from vits_jax.training.timeline import Timeline
-from vits_jax.training.validation import Validation
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run ended; ``epoch`` and ``batch`` are what it would have done next."""
+    """Where a run ended; ``epoch`` and ``batch`` are what it would have done next.
+
+    ``reason`` says why, if it ended early.
+    """
 
     run_dir: Path | None
     step: int
     epoch: int
     batch: int
-    signal: int | None
+    reason: Reason | None
 
     @property
     def exit_code(self) -> int:
-        """0, or 128 and the number of the signal that ended the run early."""
-        return 0 if self.signal is None else 128 + self.signal
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a run is made of before anything is compiled or computed."""
-
-    config: Config
-    mesh: Mesh
-    dataset: Dataset
-    parts: Split
-    start: Start
-    per_epoch: int  # batches of each epoch that are trained on
-    identity: Mapping[str, Any]  # of the batches, for the checkpoints
-
-    @property
-    def plan(self) -> Plan:
-        """The batches."""
-        return self.start.plan
-
-    @property
-    def shapes(self) -> list[tuple[int, int, int]]:
-        """Of batches: rows over all devices, phonemes, frames."""
-        return [bucket.shape for bucket in self.plan.used_buckets]
+        """0, or that of what ended the run early."""
+        return 0 if self.reason is None else self.reason.exit_code
 
 
 def train(
@@ -94,95 +66,46 @@ def train(
 
     Raises:
         UserError: the configuration, or the data, cannot be trained on.
-        RunFailed: too many losses are not finite, or the last checkpoint cannot be written.
+        RunFailed: too many losses are not finite, the last checkpoint cannot be written, or the
+            processes of the run do not find one another.
     """
-    config = of_dataset(config)
+    check(config)
     timeline = timeline or Timeline()
-    with (
-        run_directory(config) as run_dir,
-        stop_signal() as stop,
-        logging_redirect_tqdm(),
-        contextlib.closing(Compiler()) as compiler,
-    ):
-        return _train(config, given, run_dir, stop, compiler, timeline)
-
-
-def prepare(
-    config: Config,
-    given: Set[str] | None,
-    run_dir: Path | None,
-    timeline: Timeline,
-    looking: bool = False,
-) -> Prepared:
-    """All that is known of a run before it is begun.
-
-    Args:
-        config: `of_dataset`.
-        given: see `train`.
-        run_dir: the run's directory, if it has one.
-        timeline: is told of devices and data.
-        looking: whether nothing is to be changed in `run_dir`.
-
-    Raises:
-        UserError: the configuration, or the data, cannot be trained on.
-    """
-    run = config.run
-
-    # Mesh
-    mesh = make_mesh(run.devices, run.accelerator)
-    timeline.done("devices")
-    check_batch(config.data)
-    if config.data.batch_size is not None:
-        check_batch_size(config.data.batch_size, mesh)
-
-    # Data
-    dataset = load_dataset(
-        str(config.data.dataset_dir),
-        hop_length=config.audio.hop_length,
-        min_samples=config.audio.min_samples,
-        max_phoneme_ids=config.data.max_phoneme_ids,
-        max_frames=config.data.max_frames,
-    )
-    parts = split(dataset.keys, config.data.validation_split, config.data.num_test_examples)
-    planner = Planner(config, dataset, parts, mesh.size)
-
-    # Place
-    raw = dataset.config.raw
-    config, start = find_start(config, run_dir, planner, raw, given, looking=looking)
-    per_epoch, identity = planner.batches_per_epoch(start.plan), planner.identity(start.plan)
-    timeline.done("data")
-    return Prepared(config, mesh, dataset, parts, start, per_epoch, identity)
-
-
-def make_programs(
-    prepared: Prepared, compiler: Compiler, feeder: Feeder
-) -> tuple[Programs, list[Evaluator]]:
-    """The training step, and what looks at the run; nothing is compiled yet."""
-    config, mesh, dataset = prepared.config, prepared.mesh, prepared.dataset
-    plan, parts = prepared.plan, prepared.parts
-    train_step = Programs(make_train_step(config, mesh), "training step", compiler, mesh.size)
-    evaluators: list[Evaluator] = [
-        Validation(config, mesh, dataset, plan, parts.validation, feeder, compiler)
-    ]
-    if not config.run.fast_dev_run:
-        evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test, compiler))
-    return train_step, evaluators
+    with joined(config.run) as processes, watched(processes) as peers:
+        with processes.together():
+            config = of_dataset(config)
+        with (
+            run_directory(config, processes) as run_dir,
+            stop_signal(processes) as stop,
+            ended_after(config.run.max_time, stop),
+            heeded(stop),
+            logging_redirect_tqdm(),
+            contextlib.closing(Compiler()) as compiler,
+        ):
+            peers.run_dir = run_dir
+            outcome = _train(config, given, run_dir, processes, peers, stop, compiler, timeline)
+        processes.collect("done")  # the first one has saved what there is to save
+        return outcome
 
 
 def _train(
     config: Config,
     given: Set[str] | None,
     run_dir: Path | None,
+    processes: Processes,
+    peers: Peers,
     stop: Stop,
     compiler: Compiler,
     timeline: Timeline,
 ) -> Outcome:
     # Mesh, data, place
-    prepared = prepare(config, given, run_dir, timeline)
+    with processes.together():
+        prepared = prepare(config, given, run_dir, timeline, looking=not processes.first)
+    started_alike(prepared, processes)
     config, mesh, dataset = prepared.config, prepared.mesh, prepared.dataset
     start, first = prepared.start, prepared.start.position
     run, plan, per_epoch = config.run, prepared.plan, prepared.per_epoch
-    if run_dir is not None:
+    if run_dir is not None and processes.first:
         write_yaml(config, run_dir / "config.yaml")
     announce(config, mesh, dataset, prepared.parts, plan)
     memory.announce(config, prepared.shapes, mesh, corpus_on_devices(config, dataset))
@@ -190,7 +113,7 @@ def _train(
     timeline.done("data")
 
     # Step: compiled in the background from here on, while the state is made
-    train_step, evaluators = make_programs(prepared, compiler, feeder)
+    train_step, evaluators = make_programs(prepared, compiler, feeder, processes)
     end = schedule.last_step(run, first, per_epoch)
     of_run, shapes = (plan, per_epoch, first, end), start.shapes(config, mesh)
     compile_ahead(config, mesh, *of_run, shapes, train_step, evaluators)
@@ -207,10 +130,11 @@ def _train(
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with (
-        Outputs(run_dir, config, step, end) as output,
+        Outputs(run_dir, config, step, end, processes) as output,
         train_step.waiting(),
         feeder.ahead(plan, epoch, batch, count=end - step, per_epoch=per_epoch) as feed,
     ):
+        peers.writing = output.writing
 
         def report(lag: int = lag) -> None:
             for numbers in pending.ready(lag):
@@ -226,21 +150,21 @@ def _train(
             output.save(state, Metadata(config, position, raw, identity, start.decay_from))
 
         def ending() -> bool:
-            return step >= end or interrupted() or skipped.too_many
+            return step >= end or skipped.too_many or interrupted()
 
         def interrupted() -> bool:
-            return stop.asked or compiler.failure is not None
+            return stop.here or compiler.failure is not None
 
         while not ending():
             rates = schedule.learning_rates(config, epoch - start.decay_from)
-            rates_on_devices = jax.device_put(rates, replicated(mesh))
+            rates_on_devices = put_copies(rates, replicated(mesh))
             planned = plan.epoch(epoch)
             for bucket, on_devices in itertools.islice(feed, per_epoch - batch):
                 is_first = step == first.step
                 if is_first:
                     timeline.done("first batch")
                 compiling = train_step.seconds
-                if not train_step.ready(bucket.shape, interrupted):
+                if not train_step.ready(bucket.shape, interrupted) or not stop.step():
                     break
                 if is_first:
                     timeline.done("compiling")
@@ -275,34 +199,17 @@ def _train(
                 # Saved before anything that could fail: an evaluation is such a thing.
                 if output.due(position) or step >= end:
                     save()
-                for evaluator in evaluators:
-                    if due(evaluator, position) and not interrupted():
-                        report(lag=0)
+                looking = [evaluator for evaluator in evaluators if due(evaluator, position)]
+                # Asked once: the first process has an evaluator more than the others.
+                if looking and not interrupted() and stop.step():
+                    report(lag=0)
+                    for evaluator in looking:
                         output.evaluate(evaluator, state, position, stop)
         if step > first.step or compiler.failure is None:
             save()
         if compiler.failure is not None:
             raise compiler.failure
     if skipped.too_many:
-        raise skipped.failure(run_dir, checkpoint=step)
-    conclude(Position(step, epoch, batch), per_epoch, stop.signal, dataset)
-    return Outcome(run_dir, step, epoch, batch, stop.signal)
-
-
-def of_dataset(config: Config) -> Config:
-    """With what only the dataset can say.
-
-    Raises:
-        UserError: it cannot be read, or the configuration is not possible.
-    """
-    check(config)
-    voice = read_config(str(config.data.dataset_dir))
-    config = config.replaced(
-        {
-            "sample_rate": voice.sample_rate,
-            "num_symbols": voice.num_symbols,
-            "num_speakers": voice.num_speakers,
-        }
-    )
-    check(config)
-    return config
+        raise skipped.failure(run_dir, checkpoint=step, first=processes.first)
+    conclude(Position(step, epoch, batch), per_epoch, stop.reason, dataset)
+    return Outcome(run_dir, step, epoch, batch, stop.reason)

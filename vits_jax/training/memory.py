@@ -125,7 +125,7 @@ def expected(
 
 def _share(mesh: Mesh) -> int:
     """Copies of what is on each device that one memory has: CPU devices have one together."""
-    return mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
+    return len(mesh.local_devices) if mesh.devices.flat[0].platform == "cpu" else 1
 
 
 def _check(resident: int, preset: str | None, config: Config, mesh: Mesh) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -22,10 +24,12 @@ LANES = 128  # numbers of the last dimension that a TPU keeps together
 
 
 def make_mesh(devices: int | str = "auto", accelerator: str = "auto") -> Mesh:
-    """A mesh with the one axis `AXIS`.
+    """A mesh with the one axis `AXIS`, over the devices of all processes.
+
+    The devices of a process lie side by side in it, in the processes' order: so do its rows.
 
     Args:
-        devices: how many devices, or ``auto`` for all of them.
+        devices: how many devices of each process, or ``auto`` for all of them.
         accelerator: ``cpu``, ``gpu``, ``tpu``, or ``auto`` for the best there is.
 
     Raises:
@@ -33,16 +37,61 @@ def make_mesh(devices: int | str = "auto", accelerator: str = "auto") -> Mesh:
     """
     try:
         found = jax.devices(None if accelerator == "auto" else accelerator)
+        here = jax.local_devices(backend=None if accelerator == "auto" else accelerator)
     except RuntimeError as error:
         raise UserError(
             f"--accelerator {accelerator}: JAX finds no such device here, it has "
             f"{jax.default_backend()} (for GPUs install vits_jax[cuda], for TPUs vits_jax[tpu])"
         ) from error
-    count = len(found) if isinstance(devices, str) else devices
-    if count > len(found):
-        raise UserError(f"--devices {count}: JAX finds {len(found)} here ({found[0].device_kind})")
+    count = len(here) if isinstance(devices, str) else devices
+    if count > len(here):
+        raise UserError(f"--devices {count}: JAX finds {len(here)} here ({found[0].device_kind})")
+    if len(here) < len(found):
+        of = {index: [d for d in found if d.process_index == index] for index in _processes(found)}
+        chosen = np.array([device for own in of.values() for device in own[:count]])
+        return Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,))
     # Automatic axes: with explicit ones, indexing by sharded ids does not trace.
     return jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=found[:count])
+
+
+def _processes(devices: Iterable[jax.Device]) -> list[int]:
+    return sorted({device.process_index for device in devices})
+
+
+def processes_of(mesh: Mesh) -> int:
+    """How many have devices in the mesh."""
+    return len(_processes(mesh.devices.flat))
+
+
+def of_this_process(mesh: Mesh) -> Mesh:
+    """One device of it, of this process: for what is computed beside the others."""
+    return Mesh(np.array(mesh.local_devices[:1]), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def local(tree: Any) -> Any:
+    """Of arrays that every device has whole, the copy on one device of this process."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def put_copies(tree: Any, shardings: Any) -> Any:
+    """Arrays of the host to the devices; every process has the same ones.
+
+    Args:
+        tree: of arrays.
+        shardings: one for all, or a tree as `tree`: `replicated`, or `formats`.
+    """
+    held = jax.tree.broadcast(shardings, tree)
+
+    def put(array: Any, lies: Any) -> jax.Array:
+        sharding: Any = lies.sharding if isinstance(lies, Format) else lies
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, lies)
+        # `device_put` would compare the processes' arrays, number by number.
+        whole = np.asarray(array)
+        with jax.transfer_guard_host_to_device("allow"):  # JAX calls it unasked
+            return jax.make_array_from_callback(whole.shape, lies, lambda index: whole[index])
+
+    return jax.tree.map(put, tree, held)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -116,8 +165,14 @@ def abstract_rates(mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
 
 def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch to the devices; of all processes, ``[B, …]``: `load_batch`."""
-    sharding = by_row(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    put = functools.partial(jax.make_array_from_process_local_data, by_row(mesh))
+    with jax.transfer_guard_host_to_device("allow"):  # over several processes JAX calls it unasked
+        return {name: put(rows) for name, rows in batch.items()}
+
+
+def gathered(batch: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarray]:
+    """All rows of what `put_rows` gave, on the host; of several processes, all must call."""
+    return multihost_utils.process_allgather(dict(batch), tiled=True)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -127,6 +182,12 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         below = batch_size // count * count
         near = below if below and batch_size - below <= count // 2 else below + count
         raise UserError(
-            f"--batch-size {batch_size}: expected a multiple of the {count} devices, such as "
+            f"--batch-size {batch_size}: expected a multiple of the {count} devices"
+            f"{_of_processes(mesh)}, such as "
             f"{near} (or fewer --devices)"
         )
+
+
+def _of_processes(mesh: Mesh) -> str:
+    count = processes_of(mesh)
+    return f" of {count} processes" if count > 1 else ""

@@ -7,6 +7,8 @@ import math
 import time
 from pathlib import Path
 
+import jax
+
 from vits_jax.checkpoints.saving import Checkpoints, Keep
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config, RunConfig
@@ -14,6 +16,8 @@ from vits_jax.errors import RunFailed
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluator
 from vits_jax.training.events import Events
+from vits_jax.training.mesh import local
+from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.profiling import Profiler
 from vits_jax.training.progress import Progress, advice
 from vits_jax.training.stopping import Stop
@@ -64,9 +68,18 @@ class Outputs:
     Leaving the context waits for the last checkpoint, before anything else could fail.
     """
 
-    def __init__(self, run_dir: Path | None, config: Config, step: int, end: float):
+    def __init__(
+        self,
+        run_dir: Path | None,
+        config: Config,
+        step: int,
+        end: float,
+        processes: Processes = ALONE,
+    ):
         run = config.run
-        self._run, self._saves = run, Saves(run)
+        self._run, self._saves, self._alone = run, Saves(run), processes.alone
+        if not processes.first:
+            run_dir = None  # the first one writes
         self._checkpoints = None if run_dir is None else Checkpoints(run_dir, Keep.of(run))
         self.events = Events(run_dir, step)
         total = None if math.isinf(end) else int(end)
@@ -98,6 +111,10 @@ class Outputs:
             step, {f"startup/{name.replace(' ', '_')}": value for name, value in seconds.items()}
         )
 
+    def writing(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._checkpoints is not None and not self._checkpoints.saved()
+
     def due(self, position: Position) -> bool:
         """Whether a checkpoint is, at this position."""
         if position.batch:
@@ -108,7 +125,9 @@ class Outputs:
         """Save a checkpoint, if this step has none."""
         if self._checkpoints is not None:
             with self.progress.other_work():
-                self._checkpoints.save(metadata.position.step, state.to_dict(), metadata)
+                # Each process has all of it: the first saves by itself, and waits for none.
+                held = state.to_dict() if self._alone else jax.device_get(local(state.to_dict()))
+                self._checkpoints.save(metadata.position.step, held, metadata)
             self._saves.saved()
 
     def evaluate(

@@ -18,7 +18,7 @@ from vits_jax.model.precision import chosen
 from vits_jax.training import memory, schedule
 from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.feeding import Feeder, corpus_on_devices
-from vits_jax.training.loop import Prepared, make_programs, of_dataset, prepare
+from vits_jax.training.prepared import Prepared, make_programs, of_dataset, prepare
 from vits_jax.training.timeline import Timeline
 
 _LOGGER = logging.getLogger(__name__)

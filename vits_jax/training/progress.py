@@ -44,7 +44,7 @@ class StepNumbers:
     epoch: int
     rates: Mapping[str, float]
     speech_seconds: float
-    batch: Mapping[str, jax.Array]
+    batch: Mapping[str, jax.Array | np.ndarray]
     rows: Sequence[int]
     waited: float
     values: Mapping[str, float] = field(default_factory=dict)

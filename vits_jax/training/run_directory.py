@@ -8,13 +8,17 @@ import fcntl
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from vits_jax.buckets import errors, is_remote, open_bucket, reason
 from vits_jax.config import Config
 from vits_jax.errors import UserError
+from vits_jax.training.mirror import mirrored, pull, staging
+from vits_jax.training.processes import ALONE, Processes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -23,28 +27,88 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def run_directory(config: Config) -> Iterator[Path | None]:
+def run_directory(config: Config, processes: Processes = ALONE) -> Iterator[Path | None]:
     """The directory of this run, ours alone while the context lasts; None in a fast_dev_run.
 
+    The first of several processes makes and holds it. Of a run in an object store it is the one
+    that it is worked on in (`mirror`).
+
     Raises:
-        UserError: it cannot be made, or another process trains in it.
+        UserError: it cannot be made, another run trains in it, or a process does not see it.
+        RunFailed: an object store does not take all of it in the end.
     """
-    run = config.run
-    if run.fast_dev_run:
+    if config.run.fast_dev_run:
         _LOGGER.info("fast_dev_run: nothing is saved")
         yield None
         return
-    root = Path(run.default_root_dir or str(config.data.dataset_dir)) / "runs"
-    run_dir = _next_version(root) if run.run_dir is None else Path(run.run_dir)
+    with contextlib.ExitStack() as held:
+        local: list[Path] = []
+
+        def make() -> str:
+            where = _where(config)
+            local.append(held.enter_context(_held(where)))
+            return where
+
+        where = processes.of_first(make)
+        with processes.together():
+            run_dir = local[0] if local else _seen(where, processes.index)
+        yield run_dir
+
+
+def _where(config: Config) -> str:
+    """The directory that was named, or a new one."""
+    run = config.run
+    if run.run_dir is not None:
+        return run.run_dir
+    root = str(run.default_root_dir or config.data.dataset_dir).rstrip("/") + "/runs"
+    if is_remote(root):
+        bucket = open_bucket(root, "--default-root-dir")
+        try:
+            names = [name.partition("/")[0] for name in bucket.files()]
+        except errors() as error:
+            raise UserError(f"{root}: cannot be read: {reason(error)}") from error
+    else:
+        names = [path.name for path in Path(root).glob("version_*")]
+    versions = [int(name[8:]) for name in names if _VERSION.fullmatch(name)]
+    return f"{root}/version_{max(versions, default=-1) + 1}"
+
+
+_VERSION = re.compile(r"version_\d+")
+
+
+def _seen(where: str, index: int) -> Path:
+    """By a process that did not make it."""
+    if is_remote(where):
+        bucket, local = open_bucket(where, "--run-dir"), staging(where, index)
+        pull(bucket, local)
+        return local
+    run_dir = Path(where)
+    if not run_dir.is_dir():
+        raise UserError(
+            f"--run-dir {run_dir}: the first process made it and it is not here: expected "
+            "a directory that all processes see"
+        )
+    return run_dir
+
+
+@contextlib.contextmanager
+def _held(where: str) -> Iterator[Path]:
+    remote = is_remote(where)
+    bucket = open_bucket(where, "--run-dir") if remote else None
+    run_dir = staging(where, 0) if remote else Path(where)
     made = [d for d in (run_dir, *run_dir.parents) if not d.exists()]
     try:
-        run_dir.mkdir(parents=True, exist_ok=run.run_dir is not None)
+        run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--run-dir {run_dir}: cannot be made: {error.strerror}") from error
-    _LOGGER.info("run directory: %s", run_dir)
+    _LOGGER.info("run directory: %s%s", where, f", worked on in {run_dir}" if remote else "")
     with lock(run_dir):
         try:
-            yield run_dir
+            if bucket is None:
+                yield run_dir
+            else:
+                with mirrored(bucket, run_dir):
+                    yield run_dir
         except UserError:
             if run_dir in made:
                 (run_dir / LOCK).unlink(missing_ok=True)
@@ -52,11 +116,6 @@ def run_directory(config: Config) -> Iterator[Path | None]:
                 for directory in made:
                     directory.rmdir()
             raise
-
-
-def _next_version(runs: Path) -> Path:
-    versions = [int(d.name[8:]) for d in runs.glob("version_*") if d.name[8:].isdecimal()]
-    return runs / f"version_{max(versions, default=-1) + 1}"
 
 
 @contextlib.contextmanager

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from vits_jax.checkpoints.store import DIRECTORY
 from vits_jax.data.batching.batches import Batch
 from vits_jax.data.manifest import Dataset
 from vits_jax.errors import RunFailed, UserError
+from vits_jax.training.mesh import gathered
 from vits_jax.training.progress import StepNumbers
 
 _LOGGER = logging.getLogger(__name__)
@@ -62,18 +62,20 @@ class Skipped:
                 *(shortened(utterances(self._dataset, numbers.rows)), self._most),
             )
 
-    def failure(self, run_dir: Path | None, checkpoint: int) -> RunFailed:
-        """Dump the last skipped step, and say why the run ends.
+    def failure(self, run_dir: Path | None, checkpoint: int, first: bool = True) -> RunFailed:
+        """Dump the last skipped step, and say why the run ends; all processes do.
 
         Args:
             checkpoint: the step at which its state is saved.
+            first: whether this process writes.
         """
         last = self.in_row[-1]
+        last = dataclasses.replace(last, batch=gathered(last.batch))
         names = utterances(self._dataset, last.rows)
         saved = f"the last good state is saved as step {checkpoint}"
         if run_dir is None:
             saved = "fast_dev_run saves nothing"
-        else:
+        elif first:
             try:
                 dump = write_dump(run_dir, last, names, checkpoint)
                 saved += f"; tools/replay.py {dump} repeats step {last.step}"
@@ -120,8 +122,7 @@ def write_dump(run_dir: Path, numbers: StepNumbers, names: Sequence[str], checkp
     unfinished = path.with_suffix(".unfinished")
     try:
         with unfinished.open("wb") as file:
-            batch = jax.device_get(dict(numbers.batch))
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **batch)
+            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **numbers.batch)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from vits_jax.data.batching.planning import Planner
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.state import Position, TrainState, abstract_state, create_state
-from vits_jax.training.mesh import formats, replicated
+from vits_jax.training.mesh import formats, of_this_process, processes_of, put_copies, replicated
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ _SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d")
 # is compared.
 MAY_CHANGE = frozenset(
     {
-        *("max_epochs", "max_steps", "fast_dev_run"),
-        *("devices", "accelerator", "precision"),
+        *("max_epochs", "max_steps", "max_time", "fast_dev_run"),
+        *("devices", "accelerator", "precision", "coordinator", "num_nodes", "node_rank"),
         *_SCHEDULE,
         "data_on_device",
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
@@ -64,7 +64,7 @@ class Start:
     def state(self, config: Config, mesh: Mesh) -> TrainState:
         """Fresh, or from the checkpoint; a copy on every device (`mesh.formats`)."""
         state = self._state(config, mesh)
-        return jax.device_put(state, formats(state, mesh))
+        return put_copies(state, formats(state, mesh))
 
     def shapes(self, config: Config, mesh: Mesh) -> TrainState:
         """The state's, of `jax.ShapeDtypeStruct`."""
@@ -76,7 +76,9 @@ class Start:
             if self.transfer is not None and self.source is not None:
                 return state.replace(params=self.transfer.apply(state.params, self.source))
             return state
-        return self.source.state(self.shapes(config, mesh))
+        # Several processes read it each for themselves.
+        there = mesh if processes_of(mesh) == 1 else of_this_process(mesh)
+        return self.source.state(self.shapes(config, there))
 
 
 def find_start(

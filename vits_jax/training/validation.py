@@ -20,7 +20,14 @@ from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.feeding import Feeder
-from vits_jax.training.mesh import abstract_batch, abstract_copy, put_rows, replicated
+from vits_jax.training.mesh import (
+    abstract_batch,
+    abstract_copy,
+    processes_of,
+    put_copies,
+    put_rows,
+    replicated,
+)
 from vits_jax.training.skipping import shortened, utterances
 from vits_jax.training.step import make_eval_step
 from vits_jax.training.stopping import Stop
@@ -105,7 +112,7 @@ class Validation:
         sums, first_row = [], 0
         with self._feeder.ahead(self._plan, count=self._count) as feed:
             for bucket, batch in feed:
-                if stop.asked or not self._step.ready(bucket.shape, lambda: stop.asked):
+                if not self._step.ready(bucket.shape, lambda: stop.here) or not stop.step():
                     return {}
                 sums.append(self._sums(state, bucket, batch, first_row))
                 first_row += bucket.rows
@@ -131,7 +138,7 @@ class Validation:
         self, state: TrainState, bucket: Bucket, batch: dict[str, jax.Array], first_row: int
     ) -> dict[str, jax.Array]:
         with jax.transfer_guard("disallow"):
-            row = jax.device_put(np.int32(first_row), replicated(self._mesh))
+            row = put_copies(np.int32(first_row), replicated(self._mesh))
             return self._step(bucket.shape, state.params, batch, row)
 
     def _warn(self, state: TrainState, step: int, broken: Sequence[int]) -> None:
@@ -142,7 +149,8 @@ class Validation:
         found = []
         for place, row in enumerate(planned.used(index)):
             # The same shape again, filled with one utterance: nothing new is compiled.
-            alone = {name: np.repeat(x[place : place + 1], len(x), 0) for name, x in rows.items()}
+            count = len(rows["weight"]) // processes_of(self._mesh)
+            alone = {name: np.repeat(x[place : place + 1], count, 0) for name, x in rows.items()}
             batch = put_rows(alone, self._mesh)
             sums = jax.device_get(self._sums(state, bucket, batch, planned.starts[index]))
             if not all(math.isfinite(float(value)) for value in sums.values()):

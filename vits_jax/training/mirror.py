@@ -1,0 +1,283 @@
+"""A run whose directory lies in an object store: worked on here, mirrored there.
+
+A local directory holds all of it, and a thread brings there what is new, so that training waits
+for no network. A checkpoint is in the store when its digests are, which go last; older ones are
+removed there after they are here. What could not be brought stays here, and the same command
+brings it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+from vits_jax.buckets import Bucket, errors, reason
+from vits_jax.checkpoints import digests
+from vits_jax.checkpoints.digests import Damaged
+from vits_jax.checkpoints.store import DIRECTORY, METRICS, step_directories
+from vits_jax.errors import RunFailed, UserError
+
+_LOGGER = logging.getLogger(__name__)
+
+LOOK = 2.0  # seconds between two looks for something new
+GROWING = 60.0  # seconds between two uploads of a file that grows: events
+PATIENCE = 600.0  # seconds that the end of a run waits for a store that does not answer
+_LONGEST = 60.0  # seconds between two tries
+LEASE, RENEWED = 90.0, 20.0  # seconds that a lock holds by itself, and between two renewals
+_LOCK = ".lock"
+_SNAPSHOT = ".brought.unfinished"
+_PASSING = (_LOCK, "unfinished", ".orbax-checkpoint-tmp", ".new", ".damaged")
+
+Look = tuple[int, int]  # bytes, time of the last change
+
+
+def staging(url: str, process: int) -> Path:
+    """Where a run in an object store is worked on, by each process of a machine."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    mark = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return home / "vits_jax" / "runs" / (f"{mark}-{process}" if process else mark)
+
+
+def pull(bucket: Bucket, local: Path) -> None:
+    """Bring the checkpoints that are not here, the whole ones, with what is known of them.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    try:
+        names = bucket.files()
+        for step in sorted(_steps(names), key=int):
+            target = local / DIRECTORY / step
+            if target.exists():
+                continue
+            prefix = f"{DIRECTORY}/{step}/"
+            passing = local / DIRECTORY / f"{step}.pulled.unfinished"
+            for name in names:
+                if name.startswith(prefix):
+                    bucket.download(name, passing / name.removeprefix(prefix))
+            try:
+                digests.check(passing)
+            except Damaged as error:
+                _LOGGER.warning("%s: step %s is left there: %s", bucket.url, step, error)
+                continue
+            passing.rename(target)
+    except errors() as error:
+        raise _unreadable(bucket, error) from error
+
+
+def _steps(names: Mapping[str, int]) -> set[str]:
+    parts = [PurePosixPath(name).parts for name in names]
+    return {
+        p[1]
+        for p in parts
+        if len(p) == 3 and p[0] == DIRECTORY and p[1].isdecimal() and p[2] == digests.NAME
+    }
+
+
+class Mirror:
+    """Brings what changes in a directory to an object store, in a thread.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+
+    def __init__(self, bucket: Bucket, local: Path):
+        self._bucket, self._local, self._checkpoints = bucket, local, local / DIRECTORY
+        try:
+            there = _steps(bucket.files())
+        except errors() as error:
+            raise _unreadable(bucket, error) from error
+        self._steps = {step.name for step in step_directories(self._checkpoints)} & there
+        self._looks: dict[str, Look] = {}  # of other files, when they were brought
+        self._over = threading.Event()
+        self._failing = ""  # what the last try failed of
+        self._renewed = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Bring the rest.
+
+        Raises:
+            RunFailed: the store does not take it.
+        """
+        self._over.set()
+        self._thread.join()
+        deadline, wait = time.monotonic() + PATIENCE, 1.0
+        while not self._bring(ending=True):
+            if time.monotonic() + wait > deadline:
+                raise RunFailed(
+                    f"{self._bucket.url} does not take the run: {self._failing}: it is kept in "
+                    f"{self._local}; the same command, on this machine, brings it there"
+                )
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST)
+
+    def _work(self) -> None:
+        wait = LOOK
+        while not self._over.wait(wait):
+            wait = LOOK if self._bring() else min(2 * wait, _LONGEST)
+
+    def _bring(self, ending: bool = False) -> bool:
+        """What is new; False after a failure, which is said once."""
+        try:
+            self._renew()
+            self._bring_steps()
+            self._bring_files(ending)
+        except errors() as error:
+            if not self._failing:
+                _LOGGER.warning(
+                    "warning: %s cannot be written: %s; it is tried again",
+                    *(self._bucket.url, reason(error)),
+                )
+            self._failing = reason(error)
+            return False
+        if self._failing:
+            _LOGGER.info("%s can be written again", self._bucket.url)
+        self._failing = ""
+        return True
+
+    def _bring_steps(self) -> None:
+        """The newest first; then what is not here any more goes there too."""
+        for step in reversed(step_directories(self._checkpoints)):
+            if step.name not in self._steps:
+                with _snapshot(step, self._local / _SNAPSHOT) as files:
+                    for name, path in sorted(files.items(), key=_digests_last):
+                        self._bucket.upload(path, f"{DIRECTORY}/{step.name}/{name}")
+                    if digests.NAME in files:
+                        self._steps.add(step.name)
+        here = {step.name for step in step_directories(self._checkpoints)}
+        for gone in self._steps - here:
+            prefix = f"{DIRECTORY}/{gone}/"
+            # Without digests it is no step any more.
+            self._bucket.remove(f"{prefix}{digests.NAME}")
+            for name in self._bucket.files():
+                if name.startswith(prefix):
+                    self._bucket.remove(name)
+            self._steps.discard(gone)
+
+    def _bring_files(self, ending: bool) -> None:
+        """All else: events, configuration, dumps, what is known of a step later."""
+        for path in self._local.rglob("*"):
+            name = path.relative_to(self._local).as_posix()
+            in_steps = name.startswith(f"{DIRECTORY}/")
+            if any(word in name for word in _PASSING) or (in_steps and path.name != METRICS):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # gone since
+                about = path.stat()
+                look, before = (about.st_size, about.st_mtime_ns), self._looks.get(name)
+                soon = before is not None and look[1] - before[1] < GROWING * 1e9
+                if not path.is_file() or look == before or (soon and not ending):
+                    continue
+                self._bucket.upload(path, name)
+                self._looks[name] = look
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed > RENEWED:
+            _write_lock(self._bucket)
+            self._renewed = time.monotonic()
+
+
+@contextlib.contextmanager
+def _snapshot(step: Path, place: Path) -> Iterator[dict[str, Path]]:
+    """A step's files by name, under other names: it may be removed meanwhile. Empty if it was."""
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        try:
+            shutil.copytree(step, place, copy_function=os.link)
+            files = {p.relative_to(place).as_posix(): p for p in place.rglob("*") if p.is_file()}
+        except (FileNotFoundError, shutil.Error):
+            files = {}
+        yield files
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _digests_last(item: tuple[str, Path]) -> tuple[bool, str]:
+    return item[0] == digests.NAME, item[0]
+
+
+def _unreadable(bucket: Bucket, error: BaseException) -> UserError:
+    return UserError(f"--run-dir {bucket.url}: cannot be read: {reason(error)}")
+
+
+@contextlib.contextmanager
+def mirrored(bucket: Bucket, local: Path) -> Iterator[None]:
+    """Inside, what is written to `local` is brought to the store, which is ours alone.
+
+    Raises:
+        UserError: another run writes there, or it cannot be reached.
+        RunFailed: it does not take all of it in the end.
+    """
+    _take_lock(bucket)
+    try:
+        pull(bucket, local)
+        mirror = Mirror(bucket, local)
+        try:
+            yield
+        except UserError:
+            raise  # nothing was begun
+        except BaseException:
+            with contextlib.suppress(RunFailed):
+                mirror.close()
+            raise
+        mirror.close()
+    finally:
+        with contextlib.suppress(*errors()):
+            bucket.remove(_LOCK)
+
+
+def _take_lock(bucket: Bucket) -> None:
+    """A store has no locks: one that nobody renews is nobody's."""
+    try:
+        found = _read_lock(bucket)
+        if found is not None and not _abandoned(found):
+            _LOGGER.info(
+                "%s: %s on %s had it last: waiting %.0f s for a sign of it",
+                *(bucket.url, found.get("process"), found.get("host"), LEASE),
+            )
+            deadline = time.monotonic() + LEASE
+            while time.monotonic() < deadline and (now := _read_lock(bucket)) is not None:
+                if now != found:
+                    raise UserError(
+                        f"--run-dir {bucket.url}: process {now.get('process')} on "
+                        f"{now.get('host')} trains in it: wait for it, stop it, or name another "
+                        "--run-dir"
+                    )
+                time.sleep(LOOK)
+        _write_lock(bucket)
+    except errors() as error:
+        raise UserError(f"--run-dir {bucket.url}: cannot be written: {reason(error)}") from error
+
+
+def _read_lock(bucket: Bucket) -> dict[str, object] | None:
+    try:
+        found = json.loads(bucket.read(_LOCK))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _abandoned(found: Mapping[str, object]) -> bool:
+    """Whether it was a process of this machine, which is no more."""
+    process = int(str(found.get("process") or 0))
+    ended = process == os.getpid() or not psutil.pid_exists(process)
+    return found.get("host") == socket.gethostname() and ended
+
+
+def _write_lock(bucket: Bucket) -> None:
+    ours = {"host": socket.gethostname(), "process": os.getpid(), "renewed": time.time()}
+    bucket.write(_LOCK, json.dumps(ours).encode())
