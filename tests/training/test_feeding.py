@@ -175,7 +175,7 @@ def waiting(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(now)))
     events, scalars = Events(None, 0), {}
     monkeypatch.setattr(events, "scalars", lambda step, values: scalars.update(values))
-    bar = Progress(0, None, 1000, events, "read faster")
+    bar = Progress(0, None, 1000, events, "read faster", bar=False)
     values = dict.fromkeys(progress.SHOWN, 0.0)
     for step in range(1, 2 * SPEED_OVER):
         waited = 1000.0 if step == 1 else share  # the first is no one's fault

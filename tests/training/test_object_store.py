@@ -19,6 +19,8 @@ from tests.runs import assert_equal, flags, leaves, small, stand_in, write_datas
 from tests.training.object_store import BUCKET, Store
 from vits_jax.buckets import open_bucket
 from vits_jax.checkpoints import digests
+from vits_jax.checkpoints.remote import place_of, pull
+from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.checkpoints.store import step_directories
 from vits_jax.commands.train import main
 from vits_jax.data.manifest import load_dataset
@@ -116,7 +118,7 @@ def test_killed_and_continued_elsewhere(
     assert whole_steps(store, "run", tmp_path)[-1] == end
     stand_in(monkeypatch)
     train(small(dataset, tmp_path / "undisturbed", max_steps=end))
-    assert_equal(leaves(mirror.staging(run, 0)), leaves(tmp_path / "undisturbed"))
+    assert_equal(leaves(place_of(run, "runs/0")), leaves(tmp_path / "undisturbed"))
     for name in ("config.yaml", "events."):
         assert any(name in there for there in store.names("run"))
 
@@ -175,7 +177,7 @@ def test_a_store_that_stays_away(
         assert main(argv) == 1
     said = capsys.readouterr().err
     assert "failed: s3://voices/run does not take the run" in said
-    assert step_directories(mirror.staging(run, 0) / "checkpoints")[-1].name == "6"
+    assert step_directories(place_of(run, "runs/0") / "checkpoints")[-1].name == "6"
     assert main(argv) == 2  # it is still away
     assert "cannot be" in capsys.readouterr().err
     store.way.open = True
@@ -195,9 +197,10 @@ def test_damaged_there(store: Store, dataset: Path, tmp_path: Path, monkeypatch,
     store.put(name, store.get(name)[:-1] + b"?")
     shutil.rmtree(tmp_path / "cache")
     local = tmp_path / "pulled"
-    mirror.pull(open_bucket(run, "--run-dir"), local)
+    pull(open_bucket(run, "--run-dir"), local)
     assert [int(p.name) for p in step_directories(local / "checkpoints")][-1] == before
     assert f"step {newest} is left there" in caplog.text
+    assert open_checkpoint(run).where.name == str(before)
 
 
 def test_one_run_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

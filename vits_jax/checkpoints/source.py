@@ -12,9 +12,11 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from vits_jax.buckets import is_remote
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.digests import Damaged
 from vits_jax.checkpoints.piper import reading as piper
+from vits_jax.checkpoints.remote import fetched
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.data.voice_config import read_voice_config
 from vits_jax.errors import UserError
@@ -183,13 +185,15 @@ def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> TrainState:
 def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) -> Source:
     """A run directory (its latest step), one step's directory, or a ``.ckpt``.
 
+    Of a run in an object store the newest whole step comes here.
+
     Args:
         voice_config: the ``config.json`` of the dataset that a ``.ckpt`` was trained on.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    path = Path(path)
+    path = fetched(str(path)) if is_remote(path) else Path(path)
     if path.suffix == ".ckpt" and not path.is_dir():
         voice = None if voice_config is None else read_voice_config(Path(voice_config))
         return _Piper(path, piper.read(path, voice))

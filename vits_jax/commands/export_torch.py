@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     parser = Parser("export_torch", "Write a checkpoint as Piper's trainer writes its own.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help=CHECKPOINT)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("output", metavar="OUT.ckpt", type=Path)
     add_voice_config(parser)
     flags = parser.parse(argv)

@@ -9,7 +9,6 @@ brings it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -18,13 +17,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import psutil
 
 from vits_jax.buckets import Bucket, errors, reason
 from vits_jax.checkpoints import digests
-from vits_jax.checkpoints.digests import Damaged
+from vits_jax.checkpoints.remote import pull, steps_in, unreadable
 from vits_jax.checkpoints.store import DIRECTORY, METRICS, step_directories
 from vits_jax.errors import RunFailed, UserError
 
@@ -42,49 +41,6 @@ _PASSING = (_LOCK, "unfinished", ".orbax-checkpoint-tmp", ".new", ".damaged")
 Look = tuple[int, int]  # bytes, time of the last change
 
 
-def staging(url: str, process: int) -> Path:
-    """Where a run in an object store is worked on, by each process of a machine."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    mark = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return home / "vits_jax" / "runs" / (f"{mark}-{process}" if process else mark)
-
-
-def pull(bucket: Bucket, local: Path) -> None:
-    """Bring the checkpoints that are not here, the whole ones, with what is known of them.
-
-    Raises:
-        UserError: the store cannot be read.
-    """
-    try:
-        names = bucket.files()
-        for step in sorted(_steps(names), key=int):
-            target = local / DIRECTORY / step
-            if target.exists():
-                continue
-            prefix = f"{DIRECTORY}/{step}/"
-            passing = local / DIRECTORY / f"{step}.pulled.unfinished"
-            for name in names:
-                if name.startswith(prefix):
-                    bucket.download(name, passing / name.removeprefix(prefix))
-            try:
-                digests.check(passing)
-            except Damaged as error:
-                _LOGGER.warning("%s: step %s is left there: %s", bucket.url, step, error)
-                continue
-            passing.rename(target)
-    except errors() as error:
-        raise _unreadable(bucket, error) from error
-
-
-def _steps(names: Mapping[str, int]) -> set[str]:
-    parts = [PurePosixPath(name).parts for name in names]
-    return {
-        p[1]
-        for p in parts
-        if len(p) == 3 and p[0] == DIRECTORY and p[1].isdecimal() and p[2] == digests.NAME
-    }
-
-
 class Mirror:
     """Brings what changes in a directory to an object store, in a thread.
 
@@ -95,9 +51,9 @@ class Mirror:
     def __init__(self, bucket: Bucket, local: Path):
         self._bucket, self._local, self._checkpoints = bucket, local, local / DIRECTORY
         try:
-            there = _steps(bucket.files())
+            there = steps_in(bucket.files())
         except errors() as error:
-            raise _unreadable(bucket, error) from error
+            raise unreadable(bucket, error) from error
         self._steps = {step.name for step in step_directories(self._checkpoints)} & there
         self._looks: dict[str, Look] = {}  # of other files, when they were brought
         self._over = threading.Event()
@@ -206,10 +162,6 @@ def _snapshot(step: Path, place: Path) -> Iterator[dict[str, Path]]:
 
 def _digests_last(item: tuple[str, Path]) -> tuple[bool, str]:
     return item[0] == digests.NAME, item[0]
-
-
-def _unreadable(bucket: Bucket, error: BaseException) -> UserError:
-    return UserError(f"--run-dir {bucket.url}: cannot be read: {reason(error)}")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -84,7 +85,8 @@ class Outputs:
         self.events = Events(run_dir, step)
         total = None if math.isinf(end) else int(end)
         remedy = advice(config.data.data_on_device)
-        self.progress = Progress(step, total, run.log_every_n_steps, self.events, remedy)
+        bar = processes.first and sys.stderr.isatty()
+        self.progress = Progress(step, total, run.log_every_n_steps, self.events, remedy, bar)
         self.profiler = Profiler(run_dir, run.profile)
 
     def __enter__(self) -> Outputs:
@@ -117,6 +119,8 @@ class Outputs:
 
     def due(self, position: Position) -> bool:
         """Whether a checkpoint is, at this position."""
+        if self._checkpoints is None:
+            return False
         if position.batch:
             return self._saves.within_epoch(position.step)
         return self._saves.at_end(position.epoch, position.step)

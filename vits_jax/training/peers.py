@@ -36,7 +36,7 @@ _EXIT_FAILED = 1
 
 
 class Peers:
-    """Watches the other processes, in a thread, and gives this one's signs of life.
+    """Watches the other processes, in threads, and gives this one's signs of life.
 
     Args:
         processes: of the run.
@@ -50,8 +50,13 @@ class Peers:
         self.run_dir: Path | None = None
         self.writing: Callable[[], bool] = lambda: False
         self._processes, self._over = processes, threading.Event()
+        self._ending = threading.Lock()  # one thread says why
+        others = [index for index in range(processes.count) if index != processes.index]
+        self._heard = dict.fromkeys(others, time.monotonic())
+        self._signs = dict.fromkeys(others, "")  # of life, or of how it ended
         if not processes.alone:
-            threading.Thread(target=self._watch, name="peers", daemon=True).start()
+            for work in (self._beat, self._watch):
+                threading.Thread(target=work, name="peers", daemon=True).start()
             self._abort = _ON_SIGNAL(lambda number: self._lost_first())
             _on_abort(self._abort)
 
@@ -76,11 +81,11 @@ class Peers:
         # JAX's runtime would wait for the others at the end of this process.
         not_waited_for(lambda: True)
         self.leave(f"{_FAILED} {' '.join(str(error).split())[:200]}")
+        if self._processes.first:
+            time.sleep(2 * BEAT)  # until the others have heard: this one's end would be theirs
 
-    def _watch(self) -> None:
-        others = [index for index in range(self._processes.count) if index != self._processes.index]
-        heard = dict.fromkeys(others, time.monotonic())
-        signs = dict.fromkeys(others, "")
+    def _beat(self) -> None:
+        """In a thread: asks and tells; where the network is cut it may stay in there."""
         beats = 0
         while not self._over.wait(BEAT):
             beats += 1
@@ -88,13 +93,16 @@ class Peers:
                 self._say(f"{beats} {socket.gethostname()}")
                 for key, sign in self._processes.client.key_value_dir_get(_ALIVE):
                     index = int(key.rsplit("/", 1)[-1])
-                    if index in signs and signs[index] != sign:
-                        signs[index], heard[index] = sign, time.monotonic()
-            for index, sign in signs.items():
+                    if index in self._signs and self._signs[index] != sign:
+                        self._signs[index], self._heard[index] = sign, time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._over.wait(BEAT):
+            for index, sign in self._signs.items():
                 word, _, rest = sign.partition(" ")
                 if word == _FAILED:
                     self._end(f"process {index} failed: {rest}")
-                elif word != _LEFT and time.monotonic() - heard[index] > LOST:
+                elif word != _LEFT and time.monotonic() - self._heard[index] > LOST:
                     where = f" on {rest}" if rest else ""
                     self._end(f"process {index}{where} is lost, no sign of it for {LOST:.0f} s")
 
@@ -104,12 +112,12 @@ class Peers:
 
     def _end(self, why: str) -> None:
         """In the watching thread: the main one may wait for ever."""
-        deadline = time.monotonic() + _GRACE
-        while self.writing() and time.monotonic() < deadline:
-            time.sleep(BEAT / 10)
-        _LOGGER.error("failed: %s; %s; start all processes again to go on", why, self._saved())
-        self._over.set()
-        end_now(_EXIT_FAILED)
+        with self._ending:
+            deadline = time.monotonic() + _GRACE
+            while self.writing() and time.monotonic() < deadline:
+                time.sleep(BEAT / 10)
+            _LOGGER.error("failed: %s; %s; start all processes again to go on", why, self._saved())
+            end_now(_EXIT_FAILED)
 
     def _lost_first(self) -> None:
         """In a thread of JAX's runtime, which aborts where the first process, its host, is gone.

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vits_jax import device_memory
+from vits_jax.buckets import is_remote
+from vits_jax.checkpoints.remote import fetched
 from vits_jax.compilation import Remembered, keep, remembered
 from vits_jax.compiler import Compiler
 from vits_jax.config import Config
@@ -36,7 +38,8 @@ def look(config: Config, given: Set[str] | None = None) -> Prepared:
     config = of_dataset(config)
     run_dir = None
     if config.run.run_dir is not None and not config.run.fast_dev_run:
-        run_dir = Path(config.run.run_dir)
+        named = config.run.run_dir
+        run_dir = fetched(named) if is_remote(named) else Path(named)
     prepared = prepare(config, given, run_dir, Timeline(), looking=True)
     for line in describe(prepared.dataset.left_out, limit=20):
         _LOGGER.warning("%s", line)

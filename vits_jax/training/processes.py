@@ -115,10 +115,10 @@ class Processes:
         first = everyone[0]["about"]
         for index, other in enumerate(everyone):
             for name, value in first.items():
-                if other["about"][name] != value:
+                if other["about"].get(name) != value:
                     raise UserError(
                         f"process {index} on {other['host']} has {name} "
-                        f"{other['about'][name]}, the first process {value}: start all "
+                        f"{other['about'].get(name)}, the first process {value}: start all "
                         "processes with the same command, version and data"
                     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,9 +88,18 @@ class Progress:
         every: steps between two lines, and between two points in TensorBoard.
         events: where the averages go.
         remedy: what to do where the steps wait for data.
+        bar: whether there is a terminal for it.
     """
 
-    def __init__(self, step: int, total: int | None, every: int, events: Events, remedy: str):
+    def __init__(
+        self,
+        step: int,
+        total: int | None,
+        every: int,
+        events: Events,
+        remedy: str,
+        bar: bool,
+    ):
         self._every, self._events, self._total = every, events, total
         self._window: list[StepNumbers] = []  # steps since the last point
         self._other, self._steps = 0.0, 0  # seconds that went into other things than steps; those
@@ -104,7 +112,7 @@ class Progress:
             unit="step",
             dynamic_ncols=True,
             smoothing=0.05,
-            disable=not sys.stderr.isatty(),
+            disable=not bar,
         )
 
     @contextlib.contextmanager

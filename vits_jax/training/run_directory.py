@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vits_jax.buckets import errors, is_remote, open_bucket, reason
+from vits_jax.checkpoints.remote import place_of, pull
 from vits_jax.config import Config
 from vits_jax.errors import UserError
-from vits_jax.training.mirror import mirrored, pull, staging
+from vits_jax.training.mirror import mirrored
 from vits_jax.training.processes import ALONE, Processes
 
 _LOGGER = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ _VERSION = re.compile(r"version_\d+")
 def _seen(where: str, index: int) -> Path:
     """By a process that did not make it."""
     if is_remote(where):
-        bucket, local = open_bucket(where, "--run-dir"), staging(where, index)
+        bucket, local = open_bucket(where, "--run-dir"), place_of(where, f"runs/{index}")
         pull(bucket, local)
         return local
     run_dir = Path(where)
@@ -95,7 +96,7 @@ def _seen(where: str, index: int) -> Path:
 def _held(where: str) -> Iterator[Path]:
     remote = is_remote(where)
     bucket = open_bucket(where, "--run-dir") if remote else None
-    run_dir = staging(where, 0) if remote else Path(where)
+    run_dir = place_of(where, "runs/0") if remote else Path(where)
     made = [d for d in (run_dir, *run_dir.parents) if not d.exists()]
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

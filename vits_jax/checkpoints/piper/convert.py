@@ -54,7 +54,7 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
     return step_dir
 
 
-def export_ckpt(checkpoint: Path, output: Path, voice_config: Path | None = None) -> None:
+def export_ckpt(checkpoint: str | Path, output: Path, voice_config: Path | None = None) -> None:
     """A checkpoint as a ``.ckpt`` that ``piper.train fit --ckpt_path`` continues from.
 
     Raises:
