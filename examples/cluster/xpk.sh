@@ -3,23 +3,20 @@
 #
 #   CLUSTER=my-cluster BUCKET=gs://my-bucket ./xpk.sh my-voice v5litepod-16
 #
-# The workload is started again where it fails or is preempted, and goes on from its last
-# checkpoint. Data and run lie in the bucket, mounted by Cloud Storage FUSE at /data.
+# Data (what preprocess wrote) and run lie in the bucket. The workload is started again where it
+# fails or is preempted, and goes on from its last checkpoint.
 set -euo pipefail
 
 name=${1:?name of the workload}
 slice=${2:?type of the slice, such as v5litepod-16}
 
-xpk storage create "${name}-data" --cluster "${CLUSTER:?}" --type gcsfuse \
-    --bucket "${BUCKET#gs://}" --mount-point /data --readonly false --auto-mount true --size 100
-
 xpk workload create \
-    --cluster "$CLUSTER" \
+    --cluster "${CLUSTER:?}" \
     --workload "$name" \
     --tpu-type "$slice" \
     --num-slices 1 \
     --max-restarts 100 \
     --base-docker-image "${IMAGE:-python:3.12}" \
-    --command "pip install 'vits_jax[tpu]' && \
+    --command "pip install 'vits_jax[tpu,gcs]' && \
         python -m vits_jax.train --quality medium --batch-size ${BATCH_SIZE:-128} \
-        --dataset-dir /data/dataset --run-dir /data/runs/$name"
+        --dataset-dir ${BUCKET:?}/data --run-dir $BUCKET/runs/$name"

@@ -46,10 +46,10 @@ def figures(
         UserError: there is no such topology, its compiler is not installed, or the batch does not
             divide.
     """
-    mesh = Mesh(np.array(described(topology)), (AXIS,))
     size = config.data.batch_size
     if size is None:
         raise UserError("--batch-size is missing: --topology takes utterances, over all chips")
+    mesh = Mesh(np.array(described(topology)), (AXIS,))
     check_batch_size(size, mesh)
     chip, device = chip_of(mesh.devices.flat[0]), mesh.devices.flat[0]
     if chip is None:
