@@ -203,6 +203,22 @@ def test_damaged_there(store: Store, dataset: Path, tmp_path: Path, monkeypatch,
     assert open_checkpoint(run).where.name == str(before)
 
 
+def test_begun_afresh(store: Store, dataset: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+    """Who empties the folder begins a new run, whatever lies on this machine."""
+    stand_in(monkeypatch)
+    run = f"s3://{BUCKET}/run"
+    assert train(small(dataset, run, max_steps=4)).step == 4
+    assert train(small(dataset, run, max_steps=6)).step == 6
+    assert "another run" not in caplog.text
+    for name in store.names("run/"):
+        store.client.delete_object(Bucket=BUCKET, Key=name)
+    assert train(small(dataset, run, max_steps=2)).step == 2
+    assert "another run" in caplog.text
+    assert whole_steps(store, "run", tmp_path) == [2]
+    aside = list((tmp_path / "cache" / "vits_jax" / "runs").glob("*/*.aside"))
+    assert [path.name for path in step_directories(aside[0] / "checkpoints")][-1] == "6"
+
+
 def test_one_run_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that somebody renews is respected, one that nobody does is taken."""
     bucket = open_bucket(f"s3://{BUCKET}/run", "--run-dir")

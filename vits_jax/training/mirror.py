@@ -16,6 +16,7 @@ import shutil
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -34,9 +35,9 @@ GROWING = 60.0  # seconds between two uploads of a file that grows: events
 PATIENCE = 600.0  # seconds that the end of a run waits for a store that does not answer
 _LONGEST = 60.0  # seconds between two tries
 LEASE, RENEWED = 90.0, 20.0  # seconds that a lock holds by itself, and between two renewals
-_LOCK = ".lock"
+_LOCK, _RUN = ".lock", ".run"
 _SNAPSHOT = ".brought.unfinished"
-_PASSING = (_LOCK, "unfinished", ".orbax-checkpoint-tmp", ".new", ".damaged")
+_PASSING = (_LOCK, _RUN, "unfinished", ".orbax-checkpoint-tmp", ".new", ".damaged")
 
 Look = tuple[int, int]  # bytes, time of the last change
 
@@ -174,6 +175,7 @@ def mirrored(bucket: Bucket, local: Path) -> Iterator[None]:
     """
     _take_lock(bucket)
     try:
+        _same_run(bucket, local)
         pull(bucket, local)
         mirror = Mirror(bucket, local)
         try:
@@ -188,6 +190,38 @@ def mirrored(bucket: Bucket, local: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(*errors()):
             bucket.remove(_LOCK)
+
+
+def _same_run(bucket: Bucket, local: Path) -> None:
+    """What is here of another run, or of one that was removed there, is put aside.
+
+    A run has a name of its own, there and here; here since it is there.
+    """
+    try:
+        try:
+            theirs = bucket.read(_RUN).decode()
+        except FileNotFoundError:
+            theirs = ""
+        ours = (local / _RUN).read_text() if (local / _RUN).exists() else ""
+        if ours != theirs:
+            _put_aside(local)
+        name = theirs or uuid.uuid4().hex
+        if not theirs:
+            bucket.write(_RUN, name.encode())
+        (local / _RUN).write_text(name)
+    except errors() as error:
+        raise UserError(f"--run-dir {bucket.url}: cannot be written: {reason(error)}") from error
+
+
+def _put_aside(local: Path) -> None:
+    old = [path for path in local.iterdir() if path.name != _LOCK]
+    if not old:
+        return
+    aside = local.with_name(f"{local.name}.{time.strftime('%Y%m%d-%H%M%S')}.aside")
+    aside.mkdir()
+    for path in old:
+        path.rename(aside / path.name)
+    _LOGGER.warning("warning: what was here of another run at that address is now in %s", aside)
 
 
 def _take_lock(bucket: Bucket) -> None:
