@@ -151,7 +151,8 @@ def memory(pieces: Sequence[Piece], programs: Mapping[str, Compiled], devices: i
         between = {leaf: size for leaf, size in between.items() if last.get(leaf, -1) > i}
     (device, *_) = sorted(
         jax.tree.leaves(next(iter(programs.values())).output_shardings)[0].device_set,
-        key=lambda device: device.id,
+        # One of this process, if it has one: others cannot be asked for what they have.
+        key=lambda device: (device.process_index != jax.process_index(), device.id),
     )
     return Needs(round(most), device)
 

@@ -96,7 +96,7 @@ def explained(about: Callable[[], tuple[str, Needs | None]], advice: str = LOWER
         if not is_out_of_memory(error):
             raise
         what, needs = about()
-        device = jax.devices()[0] if needs is None else needs.device
+        device = jax.local_devices()[0] if needs is None else needs.device
         size = _asked_in(str(error)) if needs is None else needs.bytes
         numbers = (f"it asks for {gigabytes(size)}" if size else "", shown(device))
         told = ", ".join(filter(None, numbers))

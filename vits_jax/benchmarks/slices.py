@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from vits_jax.benchmarks.compiled import traced_step
+from vits_jax.benchmarks.floor import floor
 from vits_jax.benchmarks.hlo import operations
 from vits_jax.chips import Chip, chip_of, described
 from vits_jax.composed import memory
 from vits_jax.config import Config
+from vits_jax.device_memory import is_out_of_memory
 from vits_jax.errors import UserError
 from vits_jax.model.precision import chosen
 from vits_jax.training.mesh import AXIS, check_batch_size
@@ -95,26 +99,44 @@ def _compiled(
     options = (
         {"exec_time_optimization_effort": -1.0} if mesh.devices.flat[0].platform == "tpu" else None
     )
-    programs = {piece.name: piece.traced.lower().compile(options) for piece in pieces}
+    try:
+        programs = {piece.name: piece.traced.lower().compile(options) for piece in pieces}
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"{size} rows of {frames} frames do not fit into the memory of {mesh.size} chips: use "
+            "a smaller --batch-size"
+        ) from error
     seconds = time.perf_counter() - start
     needs = memory(pieces, programs, mesh.size)
+    least = floor(*(piece.traced.jaxpr for piece in pieces))
     costs = [program.cost_analysis() or {} for program in programs.values()]
     # An operation's bytes are those that it reads and writes: as many of each, or all of them.
     payload = {"all-reduce": 1 / 2, "all-gather": mesh.size / (mesh.size + 1)}
-    over_links = dict.fromkeys(payload, 0.0)
+    over_links, moved = dict.fromkeys(payload, 0.0), 0.0
     for program in programs.values():
         for operation in operations(program.as_text() or ""):
+            moved += operation.times * operation.bytes
             name = operation.kind.removesuffix("-start")
             if name in over_links:
                 over_links[name] += operation.times * operation.bytes * payload[name]
     return {
         "peak_bytes_per_chip": 0 if needs is None else needs.bytes,
-        "gflop_per_chip": sum(cost.get("flops", 0.0) for cost in costs) / 1e9,
-        "bytes_per_chip": sum(cost.get("bytes accessed", 0.0) for cost in costs),
+        # XLA:GPU does not count for itself: then it is the products' arithmetic, and what the
+        # operations read and write.
+        "gflop_per_chip": (_counted(costs, "flops") or sum(c.flops for c in least.values())) / 1e9,
+        "bytes_per_chip": _counted(costs, "bytes accessed") or moved,
         "all_reduce_bytes": round(over_links["all-reduce"]),
         "all_gather_bytes": round(over_links["all-gather"]),
         "compile_seconds": seconds,
     }
+
+
+def _counted(costs: Sequence[Mapping[str, float]], name: str) -> float:
+    """By the compiler, of all programs; 0 where it does not count."""
+    counts = [cost.get(name, 0.0) for cost in costs]
+    return sum(counts) if all(math.isfinite(n) and n > 0 for n in counts) else 0.0
 
 
 def _all_reduce(size: float, chips: int, chip: Chip) -> float:
@@ -130,6 +152,6 @@ def _largest(config: Config, mesh: Mesh, chip: Chip, found: dict[str, Any]) -> i
     size, peak = found["batch_size"], found["peak_bytes_per_chip"]
     shape = found["phonemes"], found["frames"]
     more = _compiled(config, mesh, _MORE * size, *shape)["peak_bytes_per_chip"]
-    of_a_row = (more - peak) / ((_MORE - 1) * size)
+    of_a_row = max((more - peak) / ((_MORE - 1) * size), 1)
     rows = int(size + (chip.memory - peak) / of_a_row)
     return max(0, rows // mesh.size * mesh.size)

@@ -75,10 +75,10 @@ def train(
         with processes.together():
             config = of_dataset(config)
         with (
-            run_directory(config, processes) as run_dir,
             stop_signal(processes) as stop,
             ended_after(config.run.max_time, stop),
             heeded(stop),
+            run_directory(config, processes) as run_dir,
             logging_redirect_tqdm(),
             contextlib.closing(Compiler()) as compiler,
         ):
@@ -210,6 +210,8 @@ def _train(
         if compiler.failure is not None:
             raise compiler.failure
     if skipped.too_many:
-        raise skipped.failure(run_dir, checkpoint=step, first=processes.first)
+        failure = skipped.failure(run_dir, checkpoint=step, first=processes.first)
+        failure.common = True  # each process counts the same steps
+        raise failure
     conclude(Position(step, epoch, batch), per_epoch, stop.reason, dataset)
     return Outcome(run_dir, step, epoch, batch, stop.reason)

@@ -37,9 +37,11 @@ def heeded(stop: Stop) -> Iterator[None]:
     over = threading.Event()
 
     def listen() -> None:
+        # What was said before the start is known: maintenance is told of an hour ahead.
+        before = {name: _answer(server, name) for name in _NOTICES}
         while not over.wait(LOOK):
             for name, (value, what) in _NOTICES.items():
-                if _answer(server, name) == value:
+                if before[name] != value and _answer(server, name) == value:
                     stop.ask(Reason(what, 128 + signal.SIGTERM))
                     return
 

@@ -82,7 +82,7 @@ def announce(
     Raises:
         UserError: that corpus does not fit beside the rest.
     """
-    device, preset = mesh.devices.flat[0], preset_of(config)
+    device, preset = mesh.local_devices[0], preset_of(config)
     if resident:
         _check(resident, preset, config, mesh)
     if preset is None:
@@ -130,7 +130,7 @@ def _share(mesh: Mesh) -> int:
 
 def _check(resident: int, preset: str | None, config: Config, mesh: Mesh) -> None:
     """`UserError` unless a corpus fits beside parameters and optimizers, which are always there."""
-    device, share = mesh.devices.flat[0], _share(mesh)
+    device, share = mesh.local_devices[0], _share(mesh)
     size, state = device_memory.capacity(device), 0 if preset is None else _MEMORY[preset].state
     if size is not None and share * (resident + state) > size:
         beside = f" beside {gigabytes(share * state)} of model and optimizers" if state else ""

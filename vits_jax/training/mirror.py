@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
@@ -33,11 +33,12 @@ _LOGGER = logging.getLogger(__name__)
 LOOK = 2.0  # seconds between two looks for something new
 GROWING = 60.0  # seconds between two uploads of a file that grows: events
 PATIENCE = 600.0  # seconds that the end of a run waits for a store that does not answer
+_SHORT = 30.0  # the same, after a failure
 _LONGEST = 60.0  # seconds between two tries
 LEASE, RENEWED = 90.0, 20.0  # seconds that a lock holds by itself, and between two renewals
 _LOCK, _RUN = ".lock", ".run"
 _SNAPSHOT = ".brought.unfinished"
-_PASSING = (_LOCK, _RUN, "unfinished", ".orbax-checkpoint-tmp", ".new", ".damaged")
+_UNFINISHED = (".unfinished", ".orbax-checkpoint-tmp", ".new")
 
 Look = tuple[int, int]  # bytes, time of the last change
 
@@ -59,20 +60,22 @@ class Mirror:
         self._looks: dict[str, Look] = {}  # of other files, when they were brought
         self._over = threading.Event()
         self._failing = ""  # what the last try failed of
-        self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
+    def close(self, patience: float) -> None:
         """Bring the rest.
+
+        Args:
+            patience: seconds to wait for a store that does not answer.
 
         Raises:
             RunFailed: the store does not take it.
         """
         self._over.set()
         self._thread.join()
-        deadline, wait = time.monotonic() + PATIENCE, 1.0
-        while not self._bring(ending=True):
+        deadline, wait = time.monotonic() + patience, 1.0
+        while not self.bring(ending=True):
             if time.monotonic() + wait > deadline:
                 raise RunFailed(
                     f"{self._bucket.url} does not take the run: {self._failing}: it is kept in "
@@ -84,15 +87,17 @@ class Mirror:
     def _work(self) -> None:
         wait = LOOK
         while not self._over.wait(wait):
-            wait = LOOK if self._bring() else min(2 * wait, _LONGEST)
+            wait = LOOK if self.bring() else min(2 * wait, _LONGEST)
 
-    def _bring(self, ending: bool = False) -> bool:
+    def bring(self, ending: bool = False) -> bool:
         """What is new; False after a failure, which is said once."""
         try:
-            self._renew()
             self._bring_steps()
             self._bring_files(ending)
-        except errors() as error:
+            lacking = {step.name for step in step_directories(self._checkpoints)} - self._steps
+            if ending and lacking:
+                raise OSError(f"steps {', '.join(lacking)} are not there")
+        except Exception as error:  # noqa: BLE001 - what a package raises: it is tried again
             if not self._failing:
                 _LOGGER.warning(
                     "warning: %s cannot be written: %s; it is tried again",
@@ -116,20 +121,23 @@ class Mirror:
                         self._steps.add(step.name)
         here = {step.name for step in step_directories(self._checkpoints)}
         for gone in self._steps - here:
+            self._steps.discard(gone)
+            if list(self._checkpoints.glob(f"{gone}.damaged*")):
+                continue  # here, that is; there it is whole
             prefix = f"{DIRECTORY}/{gone}/"
             # Without digests it is no step any more.
             self._bucket.remove(f"{prefix}{digests.NAME}")
             for name in self._bucket.files():
                 if name.startswith(prefix):
                     self._bucket.remove(name)
-            self._steps.discard(gone)
 
     def _bring_files(self, ending: bool) -> None:
         """All else: events, configuration, dumps, what is known of a step later."""
-        for path in self._local.rglob("*"):
+        walked = os.walk(self._local)  # which goes on where a directory goes meanwhile
+        for path in (Path(directory, file) for directory, _, files in walked for file in files):
             name = path.relative_to(self._local).as_posix()
             in_steps = name.startswith(f"{DIRECTORY}/")
-            if any(word in name for word in _PASSING) or (in_steps and path.name != METRICS):
+            if any(map(_passing, PurePosixPath(name).parts)) or (in_steps and path.name != METRICS):
                 continue
             with contextlib.suppress(FileNotFoundError):  # gone since
                 about = path.stat()
@@ -140,10 +148,10 @@ class Mirror:
                 self._bucket.upload(path, name)
                 self._looks[name] = look
 
-    def _renew(self) -> None:
-        if time.monotonic() - self._renewed > RENEWED:
-            _write_lock(self._bucket)
-            self._renewed = time.monotonic()
+
+def _passing(part: str) -> bool:
+    """Whether a name is of this machine alone, or of what is not finished."""
+    return part in (_LOCK, _RUN) or ".damaged" in part or part.endswith(_UNFINISHED)
 
 
 @contextlib.contextmanager
@@ -152,9 +160,15 @@ def _snapshot(step: Path, place: Path) -> Iterator[dict[str, Path]]:
     shutil.rmtree(place, ignore_errors=True)
     try:
         try:
-            shutil.copytree(step, place, copy_function=os.link)
+            try:
+                shutil.copytree(step, place, copy_function=os.link)
+            except OSError:  # no such links here
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.copytree(step, place)
             files = {p.relative_to(place).as_posix(): p for p in place.rglob("*") if p.is_file()}
-        except (FileNotFoundError, shutil.Error):
+        except OSError:
+            if step.exists():
+                raise
             files = {}
         yield files
     finally:
@@ -173,23 +187,18 @@ def mirrored(bucket: Bucket, local: Path) -> Iterator[None]:
         UserError: another run writes there, or it cannot be reached.
         RunFailed: it does not take all of it in the end.
     """
-    _take_lock(bucket)
-    try:
+    with _locked(bucket):
         _same_run(bucket, local)
         pull(bucket, local)
         mirror = Mirror(bucket, local)
         try:
+            mirror.bring()  # what the last run left here: other processes begin with what is there
             yield
-        except UserError:
-            raise  # nothing was begun
         except BaseException:
             with contextlib.suppress(RunFailed):
-                mirror.close()
+                mirror.close(_SHORT)
             raise
-        mirror.close()
-    finally:
-        with contextlib.suppress(*errors()):
-            bucket.remove(_LOCK)
+        mirror.close(PATIENCE)
 
 
 def _same_run(bucket: Bucket, local: Path) -> None:
@@ -222,6 +231,38 @@ def _put_aside(local: Path) -> None:
     for path in old:
         path.rename(aside / path.name)
     _LOGGER.warning("warning: what was here of another run at that address is now in %s", aside)
+
+
+@contextlib.contextmanager
+def _locked(bucket: Bucket) -> Iterator[None]:
+    """Hold the store's lock, and renew it."""
+    _take_lock(bucket)
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(RENEWED):
+            with contextlib.suppress(*errors()):
+                if (found := _read_lock(bucket)) is not None and not _ours(found):
+                    _LOGGER.error(
+                        "%s: process %s on %s trains in it too: end one of the two",
+                        *(bucket.url, found.get("process"), found.get("host")),
+                    )
+                    return
+                _write_lock(bucket)
+
+    thread = threading.Thread(target=renew, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        with contextlib.suppress(*errors()):
+            if _ours(_read_lock(bucket) or {}):
+                bucket.remove(_LOCK)
+
+
+def _ours(found: Mapping[str, object]) -> bool:
+    return (found.get("host"), found.get("process")) == (socket.gethostname(), os.getpid())
 
 
 def _take_lock(bucket: Bucket) -> None:

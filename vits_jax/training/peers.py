@@ -76,7 +76,7 @@ class Peers:
         """
         if self._processes.alone:
             return
-        if not isinstance(error, (RunFailed, OSError, KeyboardInterrupt)):
+        if not isinstance(error, (UserError, RunFailed, OSError, KeyboardInterrupt)):
             self._over.wait(LOST + 2 * BEAT)
         # JAX's runtime would wait for the others at the end of this process.
         not_waited_for(lambda: True)
@@ -154,10 +154,10 @@ def watched(processes: Processes) -> Iterator[Peers]:
     peers = Peers(processes)
     try:
         yield peers
-    except UserError:  # which all have (`Processes.together`)
-        peers.leave()
-        raise
     except BaseException as error:
-        peers.failed(error)
+        if getattr(error, "common", False):
+            peers.leave()
+        else:
+            peers.failed(error)
         raise
     peers.leave()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vits_jax import device_memory
-from vits_jax.buckets import is_remote
-from vits_jax.checkpoints.remote import fetched
+from vits_jax.buckets import is_remote, open_bucket
+from vits_jax.checkpoints.remote import place_of, pull
 from vits_jax.compilation import Remembered, keep, remembered
 from vits_jax.compiler import Compiler
 from vits_jax.config import Config
@@ -39,7 +39,10 @@ def look(config: Config, given: Set[str] | None = None) -> Prepared:
     run_dir = None
     if config.run.run_dir is not None and not config.run.fast_dev_run:
         named = config.run.run_dir
-        run_dir = fetched(named) if is_remote(named) else Path(named)
+        run_dir = Path(named)
+        if is_remote(named):
+            run_dir = place_of(named, "checkpoints")
+            pull(open_bucket(named, "--run-dir"), run_dir, newest=True)
     prepared = prepare(config, given, run_dir, Timeline(), looking=True)
     for line in describe(prepared.dataset.left_out, limit=20):
         _LOGGER.warning("%s", line)

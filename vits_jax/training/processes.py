@@ -78,12 +78,12 @@ class Processes:
                 made = make()
             except UserError as error:
                 self.client.key_value_set(key, json.dumps({"error": str(error)}))
-                raise
+                raise _common(error) from None
             self.client.key_value_set(key, json.dumps({"made": made}))
             return made
         found = json.loads(self._wait(key, 0))
         if "error" in found:
-            raise UserError(found["error"])
+            raise _common(UserError(found["error"]))
         return str(found["made"])
 
     @contextlib.contextmanager
@@ -96,10 +96,10 @@ class Processes:
             error = raised
         messages = self.collect("" if error is None else str(error))
         if error is not None:
-            raise error
+            raise _common(error)
         for index, message in enumerate(messages):
             if message:
-                raise UserError(f"process {index}: {message}")
+                raise _common(UserError(f"process {index}: {message}"))
 
     def agree(self, about: Mapping[str, Any]) -> None:
         """Compare what all processes must have alike.
@@ -116,10 +116,12 @@ class Processes:
         for index, other in enumerate(everyone):
             for name, value in first.items():
                 if other["about"].get(name) != value:
-                    raise UserError(
-                        f"process {index} on {other['host']} has {name} "
-                        f"{other['about'].get(name)}, the first process {value}: start all "
-                        "processes with the same command, version and data"
+                    raise _common(
+                        UserError(
+                            f"process {index} on {other['host']} has {name} "
+                            f"{other['about'].get(name)}, the first process {value}: start all "
+                            "processes with the same command, version and data"
+                        )
                     )
 
     def _wait(self, key: str, index: int) -> str:
@@ -133,6 +135,11 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _common(error: UserError) -> UserError:
+    error.common = True
+    return error
 
 
 def _key(*parts: object) -> str:
@@ -165,8 +172,8 @@ def joined(run: RunConfig) -> Iterator[Processes]:
     try:
         yield processes
         alike = True
-    except UserError:
-        alike = True  # all have it (`Processes.together`)
+    except (UserError, RunFailed) as error:
+        alike = error.common
         raise
     finally:
         root.setLevel(level)
@@ -180,8 +187,8 @@ def joined(run: RunConfig) -> Iterator[Processes]:
 def _join(run: RunConfig) -> Processes:
     from jax._src import distributed  # JAX has no public door to its coordination service
 
-    if run.num_nodes == 1:
-        return ALONE
+    if run.num_nodes == 1 or (run.coordinator is None and os.environ.get("SLURM_NTASKS") == "1"):
+        return ALONE  # a lone task has all devices of its host
     if not jax.distributed.is_initialized():
         # Who stops a run is `stopping`'s affair: JAX's own listener would take SIGTERM from it.
         jax.config.update("jax_enable_preemption_service", False)
@@ -190,7 +197,7 @@ def _join(run: RunConfig) -> Processes:
             jax.distributed.initialize(
                 **told, initialization_timeout=JOINING, heartbeat_timeout_seconds=GIVEN_UP
             )
-        except (ValueError, RuntimeError, OSError) as error:
+        except Exception as error:
             if run.coordinator is None and any(words in str(error) for words in _NO_CLUSTER):
                 return ALONE
             where = run.coordinator or "the first process"

@@ -81,7 +81,7 @@ def _seen(where: str, index: int) -> Path:
     """By a process that did not make it."""
     if is_remote(where):
         bucket, local = open_bucket(where, "--run-dir"), place_of(where, f"runs/{index}")
-        pull(bucket, local)
+        pull(bucket, local, newest=True)
         return local
     run_dir = Path(where)
     if not run_dir.is_dir():

@@ -111,14 +111,18 @@ class Stop:
         if self.reason is None:
             _LOGGER.info("%s: another process was asked to stop: saving after this step", what)
         self.reason = Reason(what, int(code))
-        # Nobody goes on until it is known how far.
-        with self._lock, contextlib.suppress(jax.errors.JaxRuntimeError):
-            client.key_value_set(f"{_PASSED}{ours}", str(self._passed))
-            passed = [
-                int(client.blocking_key_value_get(f"{_PASSED}{index}", _ANSWER))
-                for index in range(self._processes.count)
-            ]
-            self._last = max(passed)
+        with self._lock:  # nobody goes on until it is known how far
+            passed: list[int] | None = None
+            while passed is None and not self._over.is_set():
+                with contextlib.suppress(jax.errors.JaxRuntimeError):  # one is slow, or lost
+                    client.key_value_set(
+                        f"{_PASSED}{ours}", str(self._passed), allow_overwrite=True
+                    )
+                    passed = [
+                        int(client.blocking_key_value_get(f"{_PASSED}{index}", _ANSWER))
+                        for index in range(self._processes.count)
+                    ]
+            self._last = None if passed is None else max(passed)
 
 
 _STOP = "vits_jax/stop/"
