@@ -203,6 +203,32 @@ def test_damaged_there(store: Store, dataset: Path, tmp_path: Path, monkeypatch,
     assert open_checkpoint(run).where.name == str(before)
 
 
+def test_one_thread_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last run left is brought before the thread begins, and nothing of it twice."""
+    monkeypatch.setattr(mirror, "LOOK", 0.01)
+    for step in ("5", "6"):
+        directory = tmp_path / "checkpoints" / step
+        directory.mkdir(parents=True)
+        for name in ("a", "b", digests.NAME):
+            (directory / name).write_text(name)
+    brought: list[str] = []
+
+    class Slow:
+        url = "s3://somewhere/run"
+
+        def files(self) -> dict[str, int]:
+            return {}
+
+        def upload(self, path: Path, name: str) -> None:
+            brought.append(name)
+            time.sleep(0.1)
+            assert path.is_file()
+
+    mirror.Mirror(Slow(), tmp_path).close(patience=1)
+    steps = [f"checkpoints/{step}/{name}" for step in "65" for name in ("a", "b", digests.NAME)]
+    assert brought == steps
+
+
 def test_begun_afresh(store: Store, dataset: Path, tmp_path: Path, monkeypatch, caplog) -> None:
     """Who empties the folder begins a new run, whatever lies on this machine."""
     stand_in(monkeypatch)

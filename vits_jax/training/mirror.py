@@ -61,6 +61,7 @@ class Mirror:
         self._over = threading.Event()
         self._failing = ""  # what the last try failed of
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._bring()  # what the last run left here: other processes begin with what is there
         self._thread.start()
 
     def close(self, patience: float) -> None:
@@ -75,7 +76,7 @@ class Mirror:
         self._over.set()
         self._thread.join()
         deadline, wait = time.monotonic() + patience, 1.0
-        while not self.bring(ending=True):
+        while not self._bring(ending=True):
             if time.monotonic() + wait > deadline:
                 raise RunFailed(
                     f"{self._bucket.url} does not take the run: {self._failing}: it is kept in "
@@ -87,9 +88,9 @@ class Mirror:
     def _work(self) -> None:
         wait = LOOK
         while not self._over.wait(wait):
-            wait = LOOK if self.bring() else min(2 * wait, _LONGEST)
+            wait = LOOK if self._bring() else min(2 * wait, _LONGEST)
 
-    def bring(self, ending: bool = False) -> bool:
+    def _bring(self, ending: bool = False) -> bool:
         """What is new; False after a failure, which is said once."""
         try:
             self._bring_steps()
@@ -192,7 +193,6 @@ def mirrored(bucket: Bucket, local: Path) -> Iterator[None]:
         pull(bucket, local)
         mirror = Mirror(bucket, local)
         try:
-            mirror.bring()  # what the last run left here: other processes begin with what is there
             yield
         except BaseException:
             with contextlib.suppress(RunFailed):
