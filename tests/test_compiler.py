@@ -68,6 +68,31 @@ def test_what_does_not_hang_on_the_shape_is_compiled_once():
     np.testing.assert_array_equal(jax.jit(composed([]))(x), programs(SMALL, x))
 
 
+def test_before_the_first_call_of_each_shape_all_processes_may_meet():
+    called: list[str] = []
+
+    def compose(call: Any, x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            called.append(f"run {x.shape}")
+        return call("add", x)
+
+    add = Function(jax.jit(lambda x: x + 1), of_shape)
+    meet = lambda: called.append("meet")  # noqa: E731
+    programs = Programs(Composed(compose, {"add": add}), "program", before_first=meet)
+    programs.ahead(SMALL, jax.ShapeDtypeStruct((2, 4), jnp.float32))
+    assert programs.ready(SMALL)
+    assert not called, "what only compiles waits for nobody"
+    for shape in (SMALL, SMALL, LARGE, SMALL):
+        programs(shape, np.ones((shape[0], shape[2]), np.float32))
+    of_calls = [word for word in called if word == "meet" or word in ("run (2, 4)", "run (2, 8)")]
+    # LARGE is traced where it is called: that is one look at its shape, before they meet.
+    assert of_calls == [
+        *("meet", "run (2, 4)", "run (2, 4)"),
+        *("run (2, 8)", "meet", "run (2, 8)"),
+        "run (2, 4)",
+    ]
+
+
 class Blocked:
     """In place of a jitted function: each shape is compiled when the test lets it be."""
 

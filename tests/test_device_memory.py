@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import subprocess
 import sys
@@ -13,11 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from vits_jax import device_memory
-from vits_jax.errors import RunFailed, UserError
-from vits_jax.presets import preset
+from vits_jax.errors import RunFailed
 from vits_jax.programs import Programs
-from vits_jax.training import memory
-from vits_jax.training.mesh import make_mesh
 
 TERABYTES = (10**7, 10**6)  # 40 TB in float32: no machine has them
 
@@ -161,59 +157,3 @@ def test_what_a_shell_grants():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0 < int(said.stdout) <= 1 << 33
-
-
-# Before anything is compiled
-
-
-@pytest.mark.parametrize(
-    ("gigabytes", "level", "expected"),
-    [
-        (100, "INFO", r"to take 7\.7 GB, the device \(cpu\) has 100\.0 GB"),
-        (5, "WARNING", r"to take 7\.7 GB, the device \(cpu\) has 5\.0 GB; .*lower --batch-size.*"),
-    ],
-)
-def test_what_is_predicted(monkeypatch, caplog, gigabytes, level, expected):
-    monkeypatch.setattr(device_memory, "capacity", lambda device: gigabytes * 10**9)
-    with caplog.at_level(logging.INFO):
-        memory.announce(preset("medium"), [(8, 100, 300), (32, 120, 400)], make_mesh(1))
-    (record,) = caplog.records
-    assert record.levelname == level
-    start = r"memory: the largest batch, 32 x 120 x 400 \(rows x phonemes x frames\), is expected "
-    assert re.fullmatch(start + expected, record.message)
-
-
-def test_devices_of_one_machine_share_its_memory(monkeypatch, caplog):
-    monkeypatch.setattr(device_memory, "capacity", lambda device: 10**12)
-    with caplog.at_level(logging.INFO):
-        for devices in (1, 2):
-            memory.announce(preset("medium"), [(32, 120, 400)], make_mesh(devices))
-    one, two = (float(re.search(r"take (\d+\.\d) GB", m)[1]) for m in caplog.messages)
-    state_and_more = (844_931_100 + 436_000_000) / 1e9  # that each device has for itself
-    assert two - one == pytest.approx(state_and_more, abs=0.11)
-
-
-def test_a_corpus_on_the_devices_is_counted(monkeypatch, caplog):
-    monkeypatch.setattr(device_memory, "capacity", lambda device: 12 * 10**9)
-    shapes, mesh = [(32, 120, 400)], make_mesh(2)
-    with caplog.at_level(logging.INFO):
-        memory.announce(preset("medium"), shapes, mesh)
-        memory.announce(preset("medium"), shapes, mesh, resident=2 * 10**9)
-    alone, beside = (float(re.search(r"take (\d+\.\d) GB", m)[1]) for m in caplog.messages)
-    assert beside - alone == pytest.approx(4, abs=0.11)  # a copy for each
-    assert "(of it the corpus 4.0 GB)" in caplog.messages[1]
-    assert "runs out, leave --data-on-device out, or lower --batch-size" in caplog.messages[1]
-    # Parameters and optimizers are always there: what does not fit beside them is refused.
-    expected = r"takes 12\.0 GB beside 1\.7 GB of model and optimizers, .* has 12\.0 GB: leave"
-    with pytest.raises(UserError, match=expected):
-        memory.announce(preset("medium"), shapes, mesh, resident=6 * 10**9)
-
-
-def test_a_model_that_was_not_measured(caplog):
-    config = preset("medium").replaced({"hidden_channels": 64})
-    with caplog.at_level(logging.INFO):
-        memory.announce(config, [(8, 20, 60)], make_mesh(1))
-    assert re.fullmatch(
-        r"memory: the device \(cpu\) has \d+\.\d GB; what this model takes is not known before",
-        *caplog.messages,
-    )

@@ -50,7 +50,7 @@ def use_cache() -> None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
     _count_events()
-    directory = _local_directory()
+    directory = local_directory()
     if directory is None:
         return
     asked = jax.config.values["jax_compilation_cache_max_size"]
@@ -70,7 +70,7 @@ def keep(settled: bool) -> None:
     Args:
         settled: whether nothing is being compiled now, so that no program is half written.
     """
-    directory = _local_directory()
+    directory = local_directory()
     if directory is not None:
         program_cache.seal(directory, settled)
 
@@ -86,7 +86,7 @@ def tell() -> None:
     now = remembered()
     if now != _told:
         _told = now
-        directory = _local_directory()
+        directory = local_directory()
         size = None if directory is None else program_cache.size(directory)
         _LOGGER.info(
             "compiled programs: %d found in %s, %d added%s",
@@ -109,7 +109,7 @@ def _count_events() -> None:
     jax.monitoring.register_event_listener(count)
 
 
-def _local_directory() -> Path | None:
+def local_directory() -> Path | None:
     """JAX's cache, unless it is a bucket (``gs://``): what lies there is left to JAX."""
     name = jax.config.values["jax_compilation_cache_dir"]
     return None if name is None or "://" in str(name) else Path(name)

@@ -45,6 +45,8 @@ class Programs:
         name: for people.
         compiler: that compiles (default: one of its own).
         devices: that rows are spread over.
+        told: is called with a shape and what the compiler says that it takes of each device.
+        before_first: is called before the first call for each shape.
         keep_pieces: for `pieces`; else what was traced is forgotten when it is compiled.
 
     Raises:
@@ -57,9 +59,11 @@ class Programs:
         name: str,
         compiler: Compiler | None = None,
         devices: int = 1,
+        told: Callable[[Shape, Needs], None] = lambda shape, needs: None,
+        before_first: Callable[[], None] = lambda: None,
         keep_pieces: bool = False,
     ):
-        self._keep_pieces = keep_pieces
+        self._told, self._before_first, self._keep_pieces = told, before_first, keep_pieces
         self._function = function if isinstance(function, Composed) else Composed.alone(function)
         self._name, self._devices = name, devices
         self._compiler = compiler or Compiler()
@@ -67,6 +71,7 @@ class Programs:
         self._entries: dict[Shape, _Entry] = {}
         self._programs: dict[tuple[str, Shape], Future[Compiled]] = {}
         self._needs: dict[Shape, Needs] = {}
+        self._called: set[Shape] = set()
         self.seconds = 0.0  # that somebody waited for programs
 
     def pieces(self, shape: Shape) -> list[Piece]:
@@ -125,6 +130,9 @@ class Programs:
         if not done.done():
             raise self._compiler.failure or RuntimeError("what compiles was closed")
         programs = done.result()
+        if shape not in self._called:
+            self._before_first()
+            self._called.add(shape)
         with device_memory.explained(lambda: self._about(shape)):
             return self._function.compose(lambda name, *own: programs[name](*own), *arguments)
 
@@ -195,6 +203,8 @@ class Programs:
                 if not self._keep_pieces:
                     entry.pieces = []
                 self._say(shape, entry.seconds)
+                if shape in self._needs:
+                    self._told(shape, self._needs[shape])
                 entry.done.set_result(programs)
 
     def _say(self, shape: Shape, seconds: float) -> None:

@@ -119,7 +119,7 @@ def _compiled(
         for operation in operations(program.as_text() or ""):
             moved += operation.times * operation.bytes
             name = operation.kind.removesuffix("-start")
-            if name in over_links:
+            if name in over_links and mesh.size > 1:  # with one chip nothing goes anywhere
                 over_links[name] += operation.times * operation.bytes * payload[name]
     return {
         "peak_bytes_per_chip": 0 if needs is None else needs.bytes,

@@ -275,7 +275,7 @@ def _check_dataset(flags: argparse.Namespace, kind: str, config: Config) -> _Che
 def _planned(report: Report, table: Any, flags: argparse.Namespace, config: Config) -> Report:
     """The report, with what training on it would be like."""
     from vits_jax.data.checks.report import plan_training
-    from vits_jax.training.memory import predict
+    from vits_jax.data.checks.step_memory import predict
 
     if not report.used:
         return report

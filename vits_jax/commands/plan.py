@@ -73,14 +73,14 @@ def _main(argv: Sequence[str]) -> None:
     from vits_jax.compilation import use_cache
     from vits_jax.training import plan
 
-    if warm:
-        use_cache()  # before anything is compiled
+    use_cache()  # before anything is compiled; it also knows what steps take
     prepared = plan.look(config, given)
     figures = plan.figures(prepared)
     print(_shown(figures))
     if warm:
         warmed = plan.warm(prepared)
-        figures["programs"] = warmed._asdict()
+        figures = plan.figures(prepared) | {"programs": warmed._asdict()}
+        print(_of_shapes(figures))
         print(
             f"programs: {warmed.found} were in the cache, {warmed.kept} compiled and kept, "
             f"in {warmed.seconds:.1f} s"
@@ -155,12 +155,16 @@ def _shown(figures: dict[str, Any]) -> str:
         f"{100 * figures['phoneme_padding']:.1f} % of the phonemes",
         f"run: from step {figures['step']}, epoch {figures['epoch']}, "
         + ("without end" if end is None else f"to step {end}"),
-        f"shapes to compile: {len(figures['shapes'])}",
+        _of_shapes(figures),
     ]
-    about = "about" if figures["precision"] == "32" else "at most"  # it was measured in float32
+    return "\n".join(lines)
+
+
+def _of_shapes(figures: dict[str, Any]) -> str:
+    lines = [f"shapes to compile: {len(figures['shapes'])}"]
     for shape in figures["shapes"]:
         size = shape["bytes"]
-        takes = "memory not known before" if size is None else f"{about} {_gigabytes(size)}"
+        takes = "memory told when compiled" if size is None else _gigabytes(size)
         lines.append(
             f"  {shape['rows']} rows x {shape['phonemes']} phonemes x {shape['frames']} frames: "
             f"{shape['batches']} batches an epoch, {takes}"

@@ -17,11 +17,11 @@ from vits_jax.compiler import Compiler
 from vits_jax.config import Config, write_yaml
 from vits_jax.config_checks import check
 from vits_jax.state import Position
-from vits_jax.training import memory, schedule
+from vits_jax.training import schedule
 from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.announcements import announce, conclude, warn_if_over
 from vits_jax.training.evaluation import due
-from vits_jax.training.feeding import Feeder, corpus_on_devices
+from vits_jax.training.feeding import Feeder
 from vits_jax.training.maintenance import heeded
 from vits_jax.training.mesh import put_copies, replicated
 from vits_jax.training.outputs import Outputs
@@ -108,14 +108,15 @@ def _train(
     if run_dir is not None and processes.first:
         write_yaml(config, run_dir / "config.yaml")
     announce(config, mesh, dataset, prepared.parts, plan)
-    memory.announce(config, prepared.shapes, mesh, corpus_on_devices(config, dataset))
+    memory, shapes = prepared.memory, start.shapes(config, mesh)
+    memory.announce(prepared.shapes, shapes)
     feeder = Feeder(config, mesh, dataset)
     timeline.done("data")
 
     # Step: compiled in the background from here on, while the state is made
-    train_step, evaluators = make_programs(prepared, compiler, feeder, processes)
+    train_step, evaluators = make_programs(prepared, compiler, feeder, memory, processes)
     end = schedule.last_step(run, first, per_epoch)
-    of_run, shapes = (plan, per_epoch, first, end), start.shapes(config, mesh)
+    of_run = (plan, per_epoch, first, end)
     compile_ahead(config, mesh, *of_run, shapes, train_step, evaluators)
 
     # State
@@ -205,6 +206,7 @@ def _train(
                     report(lag=0)
                     for evaluator in looking:
                         output.evaluate(evaluator, state, position, stop)
+                    processes.meet()  # the first one was at it longer
         if step > first.step or compiler.failure is None:
             save()
         if compiler.failure is not None:

@@ -1,140 +1,149 @@
-"""Memory that a training step takes on one device, estimated from its batch's shape."""
+"""Memory that a training step takes on one device: what the compiler says, remembered.
+
+Only the compiler of a device knows what a program takes of it. What it says of a shape is kept
+beside the compiled programs, so that the next run, and ``plan``, know it before they compile.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
-from vits_jax import device_memory
-from vits_jax.config import FIELDS, Config, convert, read_yaml
-from vits_jax.device_memory import LOWER, gigabytes, shown
+from vits_jax import device_memory, files
+from vits_jax.cli import version
+from vits_jax.compilation import local_directory
+from vits_jax.config import Config
+from vits_jax.device_memory import LOWER, Needs, gigabytes, shown
 from vits_jax.errors import UserError
 from vits_jax.model.precision import chosen
-from vits_jax.presets import preset_path
+from vits_jax.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
 
-
-class _Memory(NamedTuple):
-    """Bytes of a step in float32: of the state, and beside it per step, row, frame, phoneme."""
-
-    state: int
-    step: int
-    row: int
-    frame: int
-    phoneme: int
+Shape = tuple[int, ...]  # of a batch: rows over all devices, phonemes, frames
 
 
-# Bytes of alignment and attention, which grow with both lengths, in any preset: nothing for a
-# sentence, a third of all for a minute.
-_PHONEME_AND_FRAME = 85
-
-# Fitted to XLA's own count (`memory_analysis`) of the compiled step, on CPU: medium at four
-# shapes from 48 rows of 200 frames to 4 of 5,168, to 2 % of each; the others at four shapes of
-# at most 600 frames.
-_MEDIUM = _Memory(844_931_100, 436_000_000, 149_500_000, 68_200, 156_500)
-_MEMORY = {
-    "x-low": _Memory(645_845_916, 389_000_000, 151_000_000, 48_400, 130_000),
-    "low": _MEDIUM,
-    "medium": _MEDIUM,
-    "high": _Memory(996_998_172, 488_000_000, 258_000_000, 116_000, 239_000),
-}
-
-
-def predict(quality: str, rows: int, phonemes: int, frames: int) -> int | None:
-    """Bytes; None for a preset that was not measured."""
-    m = _MEMORY.get(quality)
-    if m is None:
-        return None
-    row = m.row + frames * m.frame + phonemes * m.phoneme + phonemes * frames * _PHONEME_AND_FRAME
-    return m.state + m.step + rows * row
-
-
-def preset_of(config: Config) -> str | None:
-    """A preset that was measured and has this network; None if there is none."""
-    model = vars(config.model)
-    for name in _MEMORY:
-        path = preset_path(name)
-        sizes = {
-            key: convert(value, FIELDS[key].type, f"{path}: {key}")
-            for key, value in read_yaml(path).items()
-            if key in FIELDS and FIELDS[key].section == "model"
-        }
-        if sizes.items() <= model.items():
-            return name
-    return None
-
-
-def announce(
-    config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh, resident: int = 0
-) -> None:
-    """Say, before anything is compiled, what the largest batch will take of what there is.
+class StepMemory:
+    """What the training step of a run takes of its devices, by shape.
 
     Args:
         config: of the run.
-        shapes: rows of a batch over all devices, phonemes and frames; at least one.
-        mesh: the devices.
-        resident: bytes on each device of a corpus that is kept there.
-
-    Raises:
-        UserError: that corpus does not fit beside the rest.
+        mesh: its devices.
+        resident: bytes on each of them of a corpus that is kept there.
     """
-    device, preset = mesh.local_devices[0], preset_of(config)
-    if resident:
-        _check(resident, preset, config, mesh)
-    if preset is None:
-        _LOGGER.info("memory: %s; what this model takes is not known before", shown(device))
-        return
-    share, size = _share(mesh), device_memory.capacity(device)
-    predicted = expected(config, shapes, mesh, resident)
-    largest = max(predicted, key=predicted.__getitem__)
-    # Measured in float32: in fewer bits it is less, by how much is not known before.
-    exact = chosen(config.run.precision, device.platform) == "32"
-    leave = "leave --data-on-device out, or " if resident else ""
-    too_much = exact and size is not None and predicted[largest] > size
-    _LOGGER.log(
-        logging.WARNING if too_much else logging.INFO,
-        "memory: the largest batch, %s (rows x phonemes x frames), is expected to take %s%s%s, "
-        "%s%s",
-        *(" x ".join(map(str, largest)), "" if exact else "at most "),
-        gigabytes(predicted[largest]),
-        f" (of it the corpus {gigabytes(share * resident)})" if resident else "",
-        shown(device),
-        f"; where it runs out, {leave}{LOWER}" if too_much else "",
-    )
 
+    def __init__(self, config: Config, mesh: Mesh, resident: int = 0):
+        self._device = mesh.local_devices[0]
+        # CPU devices have one memory together.
+        cpu = self._device.platform == "cpu"
+        self._share = len(mesh.local_devices) if cpu else 1
+        self._config, self._resident = config, resident
+        self._capacity = device_memory.capacity(self._device)
+        directory = local_directory()
+        name = f"memory-{_identity(config, mesh)}.json"
+        self._file = None if directory is None else directory / name
 
-def expected(
-    config: Config, shapes: Iterable[tuple[int, int, int]], mesh: Mesh, resident: int = 0
-) -> dict[tuple[int, int, int], int]:
-    """Bytes of a device's memory in float32, for each shape; empty where they are not known.
+    def known(self, shapes: Iterable[Shape]) -> dict[Shape, int]:
+        """Bytes of one memory, the resident corpus with it, of those that were compiled before."""
+        found = {} if self._file is None else _read(self._file)
+        return {shape: self._all(found[shape]) for shape in shapes if shape in found}
 
-    Args: see `announce`.
-    """
-    preset, parts = preset_of(config), mesh.size * config.data.accumulate_grad_batches
-    if preset is None:
-        return {}
-    return {
-        shape: _share(mesh) * (resident + (predict(preset, shape[0] // parts, *shape[1:]) or 0))
-        for shape in shapes
-    }
+    def _all(self, size: int) -> int:
+        return self._share * (self._resident + size)
 
+    def announce(self, shapes: Iterable[Shape], state: TrainState) -> None:
+        """Say, before anything is compiled, what the largest batch will take of what there is.
 
-def _share(mesh: Mesh) -> int:
-    """Copies of what is on each device that one memory has: CPU devices have one together."""
-    return len(mesh.local_devices) if mesh.devices.flat[0].platform == "cpu" else 1
+        Args:
+            shapes: of the run's batches.
+            state: parameters and optimizers; only shapes matter.
 
+        Raises:
+            UserError: a resident corpus does not fit beside them.
+        """
+        self._check(state)
+        shapes = tuple(shapes)
+        known, has = self.known(shapes), shown(self._device)
+        if len(known) < len(shapes):
+            _LOGGER.info("memory: %s; what a batch takes is told when its step is compiled", has)
+            return
+        largest = max(known, key=known.__getitem__)
+        if not self._warn(largest, known[largest]):
+            _LOGGER.info(
+                "memory: the largest batch, %s (rows x phonemes x frames), takes %s, %s",
+                *(_shown(largest), gigabytes(known[largest]), has),
+            )
 
-def _check(resident: int, preset: str | None, config: Config, mesh: Mesh) -> None:
-    """`UserError` unless a corpus fits beside parameters and optimizers, which are always there."""
-    device, share = mesh.local_devices[0], _share(mesh)
-    size, state = device_memory.capacity(device), 0 if preset is None else _MEMORY[preset].state
-    if size is not None and share * (resident + state) > size:
-        beside = f" beside {gigabytes(share * state)} of model and optimizers" if state else ""
-        raise UserError(
-            f"--data-on-device: {config.data.dataset_dir} takes {gigabytes(share * resident)}"
-            f"{beside}, {shown(device)}: leave the flag out, or use a part of the data"
+    def compiled(self, shape: Shape, needs: Needs) -> None:
+        """Remember what the compiler says, and warn where that is more than there is."""
+        self._warn(shape, self._all(needs.bytes))
+        if self._file is None:
+            return
+        known = _read(self._file)
+        if known.get(shape) != needs.bytes:
+            known[shape] = needs.bytes
+            text = json.dumps({_shown(shape): size for shape, size in sorted(known.items())})
+            try:
+                files.write({self._file: text.encode()})
+            except (OSError, UserError) as error:
+                _LOGGER.debug("%s: not written: %s", self._file, error)
+
+    def _warn(self, shape: Shape, size: int) -> bool:
+        if self._capacity is None or size <= self._capacity:
+            return False
+        leave = "leave --data-on-device out, or " if self._resident else ""
+        of_it = f" (of it the corpus {gigabytes(self._share * self._resident)})"
+        _LOGGER.warning(
+            "memory: a batch of %s (rows x phonemes x frames) takes %s%s, %s; where it runs out, "
+            "%s%s",
+            *(_shown(shape), gigabytes(size), of_it if self._resident else ""),
+            *(shown(self._device), leave, LOWER),
         )
+        return True
+
+    def _check(self, state: TrainState) -> None:
+        """`UserError` unless a corpus fits beside the state, which is always there."""
+        if not self._resident or self._capacity is None:
+            return
+        size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+        if self._all(size) > self._capacity:
+            raise UserError(
+                f"--data-on-device: {self._config.data.dataset_dir} takes "
+                f"{gigabytes(self._share * self._resident)} beside {gigabytes(self._share * size)} "
+                f"of model and optimizers, {shown(self._device)}: leave the flag out, or use a "
+                "part of the data"
+            )
+
+
+def _identity(config: Config, mesh: Mesh) -> str:
+    """Of all that decides what a shape takes."""
+    device = mesh.devices.flat[0]
+    sections = config.to_dict()
+    about = {
+        "versions": [version(), jax.__version__],
+        "devices": [device.device_kind, mesh.size],
+        "precision": chosen(config.run.precision, device.platform),
+        "parts": config.data.accumulate_grad_batches,
+        **{name: sections[name] for name in ("audio", "model")},
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(file: Path) -> dict[Shape, int]:
+    """What is remembered; nothing where that cannot be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {tuple(map(int, key.split(" x "))): int(size) for key, size in content.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _shown(shape: Shape) -> str:
+    return " x ".join(map(str, shape))

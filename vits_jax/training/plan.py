@@ -17,9 +17,9 @@ from vits_jax.compiler import Compiler
 from vits_jax.config import Config
 from vits_jax.data.unusable import describe
 from vits_jax.model.precision import chosen
-from vits_jax.training import memory, schedule
+from vits_jax.training import schedule
 from vits_jax.training.ahead import compile_ahead
-from vits_jax.training.feeding import Feeder, corpus_on_devices
+from vits_jax.training.feeding import Feeder
 from vits_jax.training.prepared import Prepared, make_programs, of_dataset, prepare
 from vits_jax.training.timeline import Timeline
 
@@ -53,14 +53,13 @@ def figures(prepared: Prepared) -> dict[str, Any]:
     """The numbers of a run, for JSON: sizes in bytes, padding as shares of 1.
 
     ``shapes`` are rows over all devices, phonemes and frames, with the batches of a whole epoch
-    that have them; ``bytes`` is what a step is expected to take of a device's memory in float32,
-    None where that is not known. ``end`` is a step, None for a run without end.
+    that have them; ``bytes`` is what the compiler said that a step takes of a device's memory,
+    None where it was not compiled yet. ``end`` is a step, None for a run without end.
     """
     config, mesh, plan, parts = prepared.config, prepared.mesh, prepared.plan, prepared.parts
     device, first = mesh.devices.flat[0], prepared.start.position
     end = schedule.last_step(config.run, first, prepared.per_epoch)
-    resident = corpus_on_devices(config, prepared.dataset)
-    expected = memory.expected(config, prepared.shapes, mesh, resident)
+    known = prepared.memory.known(prepared.shapes)
     batches = [n for n in plan.schedule.batches if n]
     return {
         "train": len(parts.train),
@@ -78,7 +77,7 @@ def figures(prepared: Prepared) -> dict[str, Any]:
                 "phonemes": shape[1],
                 "frames": shape[2],
                 "batches": count,
-                "bytes": expected.get(shape),
+                "bytes": known.get(shape),
             }
             for shape, count in zip(prepared.shapes, batches, strict=True)
         ],
@@ -113,7 +112,7 @@ def warm(prepared: Prepared) -> Warmed:
     compiler = Compiler()
     # It gives no batch here, so the corpus need not go to the devices.
     feeder = Feeder(config.replaced({"data_on_device": False}), mesh, prepared.dataset)
-    train_step, evaluators = make_programs(prepared, compiler, feeder)
+    train_step, evaluators = make_programs(prepared, compiler, feeder, prepared.memory)
     of_run, shapes = (prepared.plan, prepared.per_epoch, first, end), start.shapes(config, mesh)
     try:
         compile_ahead(config, mesh, *of_run, shapes, train_step, evaluators)

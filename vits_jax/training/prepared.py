@@ -23,7 +23,8 @@ from vits_jax.data.voice_config import read_config
 from vits_jax.programs import Programs
 from vits_jax.training.evaluation import Evaluator
 from vits_jax.training.examples import SpokenExamples
-from vits_jax.training.feeding import Feeder
+from vits_jax.training.feeding import Feeder, corpus_on_devices
+from vits_jax.training.memory import StepMemory
 from vits_jax.training.mesh import check_batch_size, make_mesh
 from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.start import Start, find_start
@@ -48,6 +49,12 @@ class Prepared:
     def plan(self) -> Plan:
         """The batches."""
         return self.start.plan
+
+    @property
+    def memory(self) -> StepMemory:
+        """What steps take of the devices."""
+        resident = corpus_on_devices(self.config, self.dataset)
+        return StepMemory(self.config, self.mesh, resident)
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
@@ -149,14 +156,25 @@ def started_alike(prepared: Prepared, processes: Processes) -> None:
 
 
 def make_programs(
-    prepared: Prepared, compiler: Compiler, feeder: Feeder, processes: Processes = ALONE
+    prepared: Prepared,
+    compiler: Compiler,
+    feeder: Feeder,
+    memory: StepMemory,
+    processes: Processes = ALONE,
 ) -> tuple[Programs, list[Evaluator]]:
-    """The training step, and what looks at the run; nothing is compiled yet."""
+    """The training step, and what looks at the run; nothing is compiled yet.
+
+    Args:
+        memory: is told what the step takes.
+    """
     config, mesh, dataset = prepared.config, prepared.mesh, prepared.dataset
     plan, parts = prepared.plan, prepared.parts
-    train_step = Programs(make_train_step(config, mesh), "training step", compiler, mesh.size)
+    step = make_train_step(config, mesh)
+    train_step = Programs(
+        step, "training step", compiler, mesh.size, memory.compiled, processes.meet
+    )
     evaluators: list[Evaluator] = [
-        Validation(config, mesh, dataset, plan, parts.validation, feeder, compiler)
+        Validation(config, mesh, dataset, plan, parts.validation, feeder, compiler, processes)
     ]
     if processes.first and not config.run.fast_dev_run:
         evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test, compiler))

@@ -63,6 +63,17 @@ class Processes:
         self.client.key_value_set(_key("collect", use, self.index), value)
         return [self._wait(_key("collect", use, index), index) for index in range(self.count)]
 
+    def meet(self) -> None:
+        """Wait for all.
+
+        Before a program's first call, and after what only one process did: what runs over
+        several processes may not wait long for one (gloo gives up after 30 s).
+
+        Raises:
+            RunFailed: one does not come.
+        """
+        self.collect("here")
+
     def of_first(self, make: Callable[[], str]) -> str:
         """What `make` gives on the first process, on all of them.
 

@@ -28,6 +28,7 @@ from vits_jax.training.mesh import (
     put_rows,
     replicated,
 )
+from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.skipping import shortened, utterances
 from vits_jax.training.step import make_eval_step
 from vits_jax.training.stopping import Stop
@@ -57,6 +58,7 @@ class Validation:
         rows: np.ndarray,
         feeder: Feeder,
         compiler: Compiler,
+        processes: Processes = ALONE,
     ):
         run = config.run
         self.every = 1 if run.fast_dev_run else run.check_val_every_n_epoch
@@ -77,7 +79,9 @@ class Validation:
             )
         self._config = config
         step = make_eval_step(config, mesh)
-        self._step = Programs(step, "validation step", compiler, mesh.size)
+        self._step = Programs(
+            step, "validation step", compiler, mesh.size, before_first=processes.meet
+        )
 
     @property
     def compiled(self) -> Programs:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.data.batching.test_batches import SPEECH, Utterances, each_batch, plan_of, utterances
 from vits_jax.data.batching.batches import Plan, validation_plan
 from vits_jax.data.batching.buckets import rows_within
-from vits_jax.training.memory import predict
+from vits_jax.data.checks.step_memory import predict
 
 HOP, SEGMENT = 256, 32
 MINUTE = 60 * 22050  # samples
