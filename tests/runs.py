@@ -21,7 +21,7 @@ from vits_jax.config import Config
 from vits_jax.model import discriminator, duration, flow, networks, wavenet
 from vits_jax.model.networks import GENERATOR, NETWORKS
 from vits_jax.state import TrainState, fresh_state
-from vits_jax.training import examples, prepared, start, validation
+from vits_jax.training import examples, prepared, recordings, start, validation
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.events import Event
 from vits_jax.training.step import all_finite
@@ -212,8 +212,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     nobody = jax.jit(lambda *arguments: arguments)
     stages = examples.speech.Stages(nobody, nobody, nobody)
     monkeypatch.setattr(examples.speech, "make_stages", lambda *arguments: stages)
-    monkeypatch.setattr(examples.SpokenExamples, "ahead", lambda *arguments: None)
-    monkeypatch.setattr(examples.SpokenExamples, "__call__", lambda *arguments: Evaluation())
+    monkeypatch.setattr(recordings, "make_reconstruct", lambda *arguments: nobody)
+    for evaluator in (examples.SpokenExamples, recordings.Recordings):
+        monkeypatch.setattr(evaluator, "ahead", lambda *arguments: None)
+        monkeypatch.setattr(evaluator, "__call__", lambda *arguments: Evaluation())
     return traced
 
 

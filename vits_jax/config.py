@@ -176,6 +176,16 @@ class RunConfig:
     keep_epochs: int | None = _flag(None, "and for ever the one at the end of every Nth epoch")
     check_val_every_n_epoch: int = _flag(1, "validate every N epochs")
     log_every_n_steps: int = _flag(50, "write scalars every N batches")
+    logger: str = _flag(
+        "tensorboard",
+        "tensorboard, wandb, mlflow, csv or none; metrics.jsonl in the run directory has it all",
+    )
+    stop_when: str = _flag(
+        "never", "plateau: save and stop once the verdict on the run is that nothing is gained"
+    )
+    price: float | None = _flag(
+        None, "of this machine for an hour: the run's page then tells what it costs"
+    )
     profile: int = _flag(0, "trace N steps for TensorBoard's profile page, into the run directory")
     resume_from_checkpoint: str | None = _flag(
         None,

@@ -24,6 +24,7 @@ CHECKPOINT_FLAGS = (
     "warmstart_ckpt",
     "vocoder_warmstart_ckpt",
 )
+LOGGERS = ("tensorboard", "wandb", "mlflow", "csv", "none")
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
 _TIME = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})")
@@ -238,6 +239,12 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield _say("precision", run.precision, "bf16-mixed: as fast, and nothing overflows")
     elif run.precision not in PRECISIONS:
         yield _say("precision", run.precision, f"one of {', '.join(PRECISIONS)}")
+    if run.stop_when not in ("never", "plateau"):
+        yield _say("stop_when", run.stop_when, "never or plateau")
+    if run.price is not None and run.price < 0:
+        yield _say("price", run.price, "at least 0")
+    if run.logger not in LOGGERS:
+        yield _say("logger", run.logger, f"one of {', '.join(LOGGERS)}")
     if run.accelerator not in ACCELERATORS:
         yield _say("accelerator", run.accelerator, f"one of {', '.join(ACCELERATORS)}")
     yield from _processes(run)

@@ -152,10 +152,10 @@ def test_a_validation_loss_that_is_not_finite_is_a_warning_that_names_the_uttera
     held_out, datasets = [], []
     init = validation.Validation.__init__
 
-    def spy(self, config, mesh, dataset, plan, rows, feeder, compiler):
+    def spy(self, config, mesh, dataset, plan, rows, *more):
         held_out.extend(int(row) for row in rows)
         datasets.append(dataset)
-        init(self, config, mesh, dataset, plan, rows, feeder, compiler)
+        init(self, config, mesh, dataset, plan, rows, *more)
 
     monkeypatch.setattr(validation.Validation, "__init__", spy)
     train(small(dataset, tmp_path / "first", max_steps=0, validation_split=0.4))

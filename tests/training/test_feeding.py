@@ -17,8 +17,8 @@ from vits_jax.data.batching.batches import Plan, batches, make_plan
 from vits_jax.data.manifest import Dataset, load_dataset
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.training import feeding, memory, progress
-from vits_jax.training.events import Events
 from vits_jax.training.feeding import READY, Ahead, Feeder
+from vits_jax.training.loggers import Records
 from vits_jax.training.loop import train
 from vits_jax.training.mesh import make_mesh
 from vits_jax.training.progress import SPEED_OVER, Progress, StepNumbers
@@ -161,7 +161,7 @@ def test_a_corpus_that_does_not_fit(directory, tmp_path, monkeypatch):
     stand_in(monkeypatch)
     monkeypatch.setattr(memory.device_memory, "capacity", lambda device: 2 * 10**9)
     monkeypatch.setattr(feeding, "corpus_bytes", lambda *arguments: 15 * 10**8)
-    expected = r"--data-on-device: .*data takes 3\.0 GB, .* has 2\.0 GB: leave the flag out, or use"
+    expected = r"--data-on-device: .*data takes 3\.0 GB beside .*, .* has 2\.0 GB: leave the flag"
     with pytest.raises(UserError, match=expected):
         train(small(directory, tmp_path / "run", data_on_device="true", devices=2))
 
@@ -173,7 +173,7 @@ def waiting(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, s
     """Steps of a second, of which they waited a share; what was warned of, and the last share."""
     now = itertools.count()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(now)))
-    events, scalars = Events(None, 0), {}
+    events, scalars = Records(None, 0), {}
     monkeypatch.setattr(events, "scalars", lambda step, values: scalars.update(values))
     bar = Progress(0, None, 1000, events, "read faster", bar=False)
     values = dict.fromkeys(progress.SHOWN, 0.0)

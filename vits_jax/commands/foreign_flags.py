@@ -42,7 +42,6 @@ OTHERS: Others = {
     "terminate_on_nan": (("true",), "leave it out: numbers that are not finite stop a run"),
     "enable_checkpointing": (("true",), "use --fast_dev_run to save nothing"),
     "enable_progress_bar": (("true",), "leave it out: without a terminal there is no bar"),
-    "logger": (("true",), "leave it out: TensorBoard events lie in the run directory"),
     "weights_save_path": ((), "use --run-dir"),
     "profiler": ((), "use --profile N to trace N steps"),
     "benchmark": (("true", "false"), "leave it out"),

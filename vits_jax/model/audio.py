@@ -74,7 +74,7 @@ def _magnitudes(padded: jax.Array, config: AudioConfig) -> jax.Array:
     padded = jnp.pad(padded, ((0, 0), (0, max(needed - padded.shape[1], 0))))[:, :needed]
     blocks = padded.reshape(padded.shape[0], -1, hop)
     frames = jnp.concatenate([blocks[:, i : i + n_frames] for i in range(n_blocks)], axis=2)
-    frames = frames[:, :, :n_fft] * jnp.asarray(_window(config), padded.dtype)
+    frames = frames[:, :, :n_fft] * jnp.asarray(window(config), padded.dtype)
     real, imaginary = _spectrum(frames)
     return jnp.sqrt(real**2 + imaginary**2 + 1e-6)
 
@@ -94,8 +94,8 @@ def _spectrum(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
     return real, imaginary
 
 
-def _window(config: AudioConfig) -> np.ndarray:
-    """Periodic Hann window, centred in the FFT."""
+def window(config: AudioConfig) -> np.ndarray:
+    """Periodic Hann window ``[filter_length]``, centred in it."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.win_length) / config.win_length)
     left = (config.filter_length - config.win_length) // 2
     return np.pad(window, (left, config.filter_length - config.win_length - left))

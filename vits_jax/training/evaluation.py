@@ -18,11 +18,24 @@ from vits_jax.training.stopping import Stop
 
 @dataclass(frozen=True)
 class Sound:
-    """Speech to listen to: float32 ``audio [samples]``, under a name."""
+    """Speech to listen to: float32 ``audio [samples]``, under a name.
+
+    ``file`` is its place in the run's ``samples/STEP``, without an ending; empty: it has none.
+    """
 
     name: str
     audio: np.ndarray
     sample_rate: int
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Something to look at: uint8 ``image [height, width, 3]``; ``file`` as of a `Sound`."""
+
+    name: str
+    image: np.ndarray
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,13 +43,13 @@ class Evaluation:
     """What an evaluator found.
 
     Attributes:
-        scalars: numbers by name, as in TensorBoard.
-        sounds: speech.
+        scalars: numbers by name, as in TensorBoard; more may come among what is shown.
+        shown: speech and pictures; made when they are asked for.
         keep_by: of the scalars, those that tell how good the checkpoint is, by their names there.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)
-    sounds: Iterable[Sound] = ()
+    shown: Iterable[Sound | Picture | Mapping[str, float]] = ()
     keep_by: Mapping[str, float] = field(default_factory=dict)
 
 

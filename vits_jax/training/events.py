@@ -1,15 +1,12 @@
 """TensorBoard events, written so that no disk can stop or block the run.
 
 `tensorboardX` makes the events; its writer hands them to a thread that dies of a full disk,
-and then blocks the run for ever. Here they are appended to the file at once, and what
-cannot be written is dropped: the file ends with the last whole event, and goes on when
-the disk does.
+and then blocks the run for ever. Here they are appended to the file at once (`Appended`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import struct
@@ -17,8 +14,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from vits_jax.training.appending import Appended
 
 # tensorboardX imports PyTorch where it is installed, for a type: half of a start's imports.
 with contextlib.ExitStack() as stack:
@@ -29,83 +29,63 @@ with contextlib.ExitStack() as stack:
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.record_writer import masked_crc32c
 
-_LOGGER = logging.getLogger(__name__)
-
 
 class Events:
-    """TensorBoard events of one run; writes nothing without a directory."""
+    """TensorBoard events of one run (`loggers.Logger`)."""
 
-    def __init__(self, run_dir: Path | None, step: int):
+    def __init__(self, run_dir: Path, step: int):
         self._run_dir = run_dir
-        self._file: int | None = None
-        self._path = Path()
-        self._size = 0  # of the file, in whole events
-        self._lost = 0  # since the disk last took one
         # Events after `step` are of steps that a crash lost and that are now repeated.
         started = SessionLog(status=SessionLog.SessionStatus.START)
-        self._head = [Event(file_version="brain.Event:2")]
-        self._head += [Event(step=step, session_log=started)] if step else []
+        head = [Event(file_version="brain.Event:2")]
+        head += [Event(step=step, session_log=started)] if step else []
+        # Opened anew, the file has a new name: it begins like the first.
+        self._file = Appended(run_dir, self._name, "events", lambda: _records(head))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One number each."""
-        self._write([Event(step=step, summary=summary.scalar(n, v)) for n, v in values.items()])
+        self._write(step, [summary.scalar(name, value) for name, value in values.items()])
 
     def audio(self, step: int, tag: str, audio: np.ndarray, sample_rate: int) -> None:
         """Speech, float32 ``[samples]``, made as loud as it can be, as Piper does."""
         loud = audio / max(0.01, float(np.max(np.abs(audio), initial=0.0)))
-        self._write([Event(step=step, summary=summary.audio(tag, loud[:, None], sample_rate))])
+        self._write(step, [summary.audio(tag, loud[:, None], sample_rate)])
+
+    def image(self, step: int, tag: str, image: np.ndarray) -> None:
+        """A picture, uint8 ``[height, width, 3]``."""
+        self._write(step, [summary.image(tag, image, dataformats="HWC")])
+
+    def histogram(self, step: int, tag: str, values: np.ndarray) -> None:
+        """How numbers are spread."""
+        self._write(step, [summary.histogram(tag, values, bins=30)])
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """What the run was started with, for the page of hyperparameters."""
+        shown = {
+            name: value if isinstance(value, int | float | str | bool) else str(value)
+            for name, value in values.items()
+        }
+        self._write(0, summary.hparams(shown, {"validation/mel": 0.0}))
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._file)
-        self._file = None
+        self._file.close()
 
-    def _write(self, events: Sequence[Event]) -> None:
-        if self._run_dir is None or not events:
-            return
-        try:
-            if self._file is None:
-                self._file = self._open(self._run_dir)
-            _append(self._file, [*(self._head if self._size == 0 else ()), *events])
-            self._size = os.lseek(self._file, 0, os.SEEK_END)
-        except OSError as error:
-            self._drop(len(events), error)
-            return
-        if self._lost:
-            _LOGGER.warning("%s: events are written again; %d were lost", self._path, self._lost)
-            self._lost = 0
+    def _write(self, step: int, summaries: Sequence[Any]) -> None:
+        self._file.add([_records([Event(step=step, summary=each)]) for each in summaries])
 
-    def _open(self, run_dir: Path) -> int:
+    def _name(self) -> str:
         # TensorBoard reads files in the order of these numbers, whatever the clock does.
-        before = [path.name.split(".")[3] for path in run_dir.glob("events.out.tfevents.*")]
+        before = [path.name.split(".")[3] for path in self._run_dir.glob("events.out.tfevents.*")]
         newest = max((int(stamp) for stamp in before if stamp.isdecimal()), default=0)
         stamp = max(int(time.time()), newest + 1)
-        self._path = run_dir / f"events.out.tfevents.{stamp}.{socket.gethostname()}.{os.getpid()}"
-        self._size = 0
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-
-    def _drop(self, count: int, error: OSError) -> None:
-        if not self._lost:
-            _LOGGER.warning(
-                "%s: events cannot be written (%s): training goes on without them until they can",
-                *(self._path if self._file is not None else self._run_dir, error.strerror),
-            )
-        self._lost += count
-        if self._file is not None:
-            try:
-                os.ftruncate(self._file, self._size)  # not half of an event
-            except OSError:
-                self.close()  # the next one begins a file of its own
+        return f"events.out.tfevents.{stamp}.{socket.gethostname()}.{os.getpid()}"
 
 
-def _append(file: int, events: Sequence[Event]) -> None:
+def _records(events: Sequence[Event]) -> bytes:
     for event in events:
         event.wall_time = time.time()
-    left = memoryview(b"".join(map(_record, events)))
-    while left:
-        left = left[os.write(file, left) :]
+    return b"".join(map(_record, events))
 
 
 def _record(event: Event) -> bytes:

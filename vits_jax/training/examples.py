@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Wrapped
 
-from vits_jax import device_memory
+from vits_jax import device_memory, pictures
 from vits_jax.compiler import Compiler
 from vits_jax.composed import Composed
 from vits_jax.config import Config
@@ -21,7 +21,8 @@ from vits_jax.data.manifest import Dataset
 from vits_jax.model.networks import GENERATOR
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
-from vits_jax.training.evaluation import Evaluation, Sound
+from vits_jax.training import signals
+from vits_jax.training.evaluation import Evaluation, Picture, Sound
 from vits_jax.training.mesh import abstract_copy, local, of_this_process
 from vits_jax.training.skipping import shortened, utterances
 from vits_jax.training.stopping import Stop
@@ -72,10 +73,12 @@ class SpokenExamples:
 
     def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
         """Sounds under their texts."""
-        return Evaluation(sounds=self._speak(state, position.step, stop))
+        return Evaluation(shown=self._speak(state, position.step, stop))
 
-    def _speak(self, state: TrainState, step: int, stop: Stop) -> Iterator[Sound]:
-        audio, cut = self._config.audio, []
+    def _speak(
+        self, state: TrainState, step: int, stop: Stop
+    ) -> Iterator[Sound | Picture | dict[str, float]]:
+        audio, cut, told = self._config.audio, [], []
         params = local(state.params[GENERATOR])
         compiled = self._stages._replace(
             encode=functools.partial(self._encode, (1, self._shape[0])),
@@ -98,7 +101,14 @@ class SpokenExamples:
                 )
             if spoken.durations.sum() > self._shape[1]:
                 cut.append(row)
-            yield Sound(self._dataset.text(row) or str(number), spoken.audio, audio.sample_rate)
+            name = self._dataset.text(row) or str(number)
+            yield Sound(name, spoken.audio, audio.sample_rate, f"{number}")
+            mel = pictures.mel(pictures.log_mel(spoken.audio, audio))
+            aligned = pictures.alignment(spoken.durations[: self._shape[0]])
+            sheet = pictures.below([mel, aligned[:, : mel.shape[1]]])
+            yield Picture(f"spoken/{name}", sheet, f"{number}")
+            told.append(signals.compared(spoken.audio, self._dataset.audio(row) / 32768))
+        yield {f"examples/{name}": value for name, value in signals.means(told).items()}
         if cut:
             _LOGGER.info(
                 "test examples after step %d: %d of %d cut off at %.1f s, the longest that is "

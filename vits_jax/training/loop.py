@@ -22,6 +22,7 @@ from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.announcements import announce, conclude, warn_if_over
 from vits_jax.training.evaluation import due
 from vits_jax.training.feeding import Feeder
+from vits_jax.training.judging import Judging
 from vits_jax.training.maintenance import heeded
 from vits_jax.training.mesh import put_copies, replicated
 from vits_jax.training.outputs import Outputs
@@ -129,6 +130,11 @@ def _train(
     step, epoch, batch = first.step, first.epoch, first.batch
     warn_if_over(start, first, end)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
+    judging = (
+        Judging(run_dir, config, dataset, prepared.parts.test, end)
+        if run_dir is not None and processes.first
+        else None
+    )
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with (
         Outputs(run_dir, config, step, end, processes) as output,
@@ -206,6 +212,7 @@ def _train(
                     report(lag=0)
                     for evaluator in looking:
                         output.evaluate(evaluator, state, position, stop)
+                    output.judge(step, judging, stop)
                     processes.meet()  # the first one was at it longer
         if step > first.step or compiler.failure is None:
             save()

@@ -6,7 +6,9 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,12 +17,14 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config, RunConfig
 from vits_jax.errors import RunFailed
 from vits_jax.state import Position, TrainState
-from vits_jax.training.evaluation import Evaluator
-from vits_jax.training.events import Events
+from vits_jax.training.evaluation import Evaluator, Picture, Sound
+from vits_jax.training.judging import Judging
+from vits_jax.training.loggers import Records
 from vits_jax.training.mesh import local
 from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.profiling import Profiler
 from vits_jax.training.progress import Progress, advice
+from vits_jax.training.samples import Samples
 from vits_jax.training.stopping import Stop
 from vits_jax.training.timeline import Timeline
 
@@ -59,6 +63,12 @@ class Saves:
         return time.monotonic() - self._last >= 60 * minutes
 
 
+def _flat(config: Config) -> dict[str, Any]:
+    """Its values, as ``section/name``."""
+    sections = config.to_dict().items()
+    return {f"{section}/{name}": v for section, own in sections for name, v in own.items()}
+
+
 def _divides(every: int | None, count: int) -> bool:
     return every is not None and count % every == 0
 
@@ -82,11 +92,13 @@ class Outputs:
         if not processes.first:
             run_dir = None  # the first one writes
         self._checkpoints = None if run_dir is None else Checkpoints(run_dir, Keep.of(run))
-        self.events = Events(run_dir, step)
+        self.records = Records(run_dir, step, run.logger)
+        self.records.parameters(_flat(config))
+        self._samples = None if run_dir is None else Samples(run_dir)
         total = None if math.isinf(end) else int(end)
         remedy = advice(config.data.data_on_device)
         bar = processes.first and sys.stderr.isatty()
-        self.progress = Progress(step, total, run.log_every_n_steps, self.events, remedy, bar)
+        self.progress = Progress(step, total, run.log_every_n_steps, self.records, remedy, bar)
         self.profiler = Profiler(run_dir, run.profile)
 
     def __enter__(self) -> Outputs:
@@ -103,13 +115,13 @@ class Outputs:
             self.profiler.close()
             self.progress.write()
             self.progress.close()
-            self.events.close()
+            self.records.close()
 
     def started(self, timeline: Timeline, step: int) -> None:
         """The first step is done: say how long that took."""
         _LOGGER.info("%s", timeline)
         seconds = {"first_step": timeline.seconds, **timeline.parts}
-        self.events.scalars(
+        self.records.scalars(
             step, {f"startup/{name.replace(' ', '_')}": value for name, value in seconds.items()}
         )
 
@@ -140,8 +152,26 @@ class Outputs:
         """Evaluate, into the events; the checkpoint of this step learns how good it is."""
         with self.progress.other_work():
             found = evaluator(state, position, stop)
-            self.events.scalars(position.step, found.scalars)
+            self.records.scalars(position.step, found.scalars)
             if self._checkpoints is not None and found.keep_by:
                 self._checkpoints.attach(position.step, found.keep_by)
-            for sound in found.sounds:
-                self.events.audio(position.step, sound.name, sound.audio, sound.sample_rate)
+            for each in found.shown:
+                self._show(position.step, each)
+
+    def judge(self, step: int, judging: Judging | None, stop: Stop) -> None:
+        """What the evaluations so far say of the run, if somebody is to judge it."""
+        if judging is not None:
+            with self.progress.other_work():
+                self.progress.write()  # all that is known counts
+                judging(step, self.records, stop)
+
+    def _show(self, step: int, shown: Sound | Picture | Mapping[str, float]) -> None:
+        if isinstance(shown, Sound):
+            self.records.audio(step, shown.name, shown.audio, shown.sample_rate)
+        elif isinstance(shown, Picture):
+            self.records.image(step, shown.name, shown.image)
+        else:
+            self.records.scalars(step, shown)
+            return
+        if self._samples is not None and shown.file:
+            self._samples.keep(step, shown)

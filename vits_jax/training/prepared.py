@@ -27,6 +27,7 @@ from vits_jax.training.feeding import Feeder, corpus_on_devices
 from vits_jax.training.memory import StepMemory
 from vits_jax.training.mesh import check_batch_size, make_mesh
 from vits_jax.training.processes import ALONE, Processes
+from vits_jax.training.recordings import Recordings
 from vits_jax.training.start import Start, find_start
 from vits_jax.training.step import make_train_step
 from vits_jax.training.timeline import Timeline
@@ -177,5 +178,6 @@ def make_programs(
         Validation(config, mesh, dataset, plan, parts.validation, feeder, compiler, processes)
     ]
     if processes.first and not config.run.fast_dev_run:
-        evaluators.append(SpokenExamples(config, mesh, dataset, plan, parts.test, compiler))
+        of_examples = (config, mesh, dataset, plan, parts.test, compiler)
+        evaluators += [SpokenExamples(*of_examples), Recordings(*of_examples)]
     return train_step, evaluators

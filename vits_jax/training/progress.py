@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, averages for TensorBoard."""
+"""What a run tells while it trains: a progress bar, averages for the records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from vits_jax.training.events import Events
+from vits_jax.training.loggers import Records
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -85,8 +85,8 @@ class Progress:
     Args:
         step: batches trained so far.
         total: batches at the end of the run; None: no end is set.
-        every: steps between two lines, and between two points in TensorBoard.
-        events: where the averages go.
+        every: steps between two lines, and between two points in the records.
+        records: where the averages go.
         remedy: what to do where the steps wait for data.
         bar: whether there is a terminal for it.
     """
@@ -96,11 +96,11 @@ class Progress:
         step: int,
         total: int | None,
         every: int,
-        events: Events,
+        records: Records,
         remedy: str,
         bar: bool,
     ):
-        self._every, self._events, self._total = every, events, total
+        self._every, self._records, self._total = every, records, total
         self._window: list[StepNumbers] = []  # steps since the last point
         self._other, self._steps = 0.0, 0  # seconds that went into other things than steps; those
         self._remedy, self._warned = remedy, False
@@ -151,7 +151,7 @@ class Progress:
             self.write()
 
     def write(self) -> None:
-        """Put averages since the last time into the events, and on a line without a bar."""
+        """Put averages since the last time into the records, and on a line without a bar."""
         if not self._window:
             return
         last, speed = self._window[-1], self._speed()
@@ -159,9 +159,10 @@ class Progress:
         means = {
             name: float(np.mean([v[name] for v in counted])) for name in last.values if counted
         }
-        means |= {**last.rates, "skipped": float(len(self._window) - len(counted))}
-        self._events.scalars(last.step, {f"train/{name}": mean for name, mean in means.items()})
-        self._events.scalars(last.step, {"epoch": last.epoch, **speed})
+        updates = {"updates": float(len(self._window))}
+        means |= {**last.rates, **updates, "skipped": float(len(self._window) - len(counted))}
+        self._records.scalars(last.step, {f"train/{name}": mean for name, mean in means.items()})
+        self._records.scalars(last.step, {"epoch": last.epoch, **speed})
         if self._bar.disable:
             shown = "  ".join(f"{name} {value}" for name, value in self._shown().items())
             rate = speed["speed/steps_per_second"]

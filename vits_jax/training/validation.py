@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
+from vits_jax.training.contrasts import Contrasts
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.feeding import Feeder
 from vits_jax.training.mesh import (
@@ -34,6 +35,8 @@ from vits_jax.training.step import make_eval_step
 from vits_jax.training.stopping import Stop
 
 _LOGGER = logging.getLogger(__name__)
+
+_CONTRASTED = 2  # batches of each validation: they cost as much again, or twice
 
 
 class Validation:
@@ -77,7 +80,7 @@ class Validation:
                 ),
                 *(largest.phonemes, largest.frames, shortened(utterances(dataset, too_long))),
             )
-        self._config = config
+        self._config, self._contrasts = config, Contrasts(config, mesh)
         step = make_eval_step(config, mesh)
         self._step = Programs(
             step, "validation step", compiler, mesh.size, before_first=processes.meet
@@ -111,26 +114,43 @@ class Validation:
     def losses(self, state: TrainState, step: int, stop: Stop) -> dict[str, float]:
         """Means over the validation set; empty without one, and where `stop` ended it early.
 
+        ``of_texts`` and ``of_speakers`` are by how much KL rises, as a share of it, where texts
+        and speakers are others (`Contrasts`): of the first batches.
+
         A mean that is not finite is left out, after a warning that names its utterances.
         """
-        sums, first_row = [], 0
+        planned, sums, first_row = self._plan.epoch(0), [], 0
+        others: list[tuple[int, dict[str, dict[str, jax.Array]]]] = []
         with self._feeder.ahead(self._plan, count=self._count) as feed:
             for bucket, batch in feed:
                 if not self._step.ready(bucket.shape, lambda: stop.here) or not stop.step():
                     return {}
                 sums.append(self._sums(state, bucket, batch, first_row))
+                if len(others) < _CONTRASTED and len(planned.used(len(sums) - 1)) > 1:
+                    others.append(
+                        (len(sums) - 1, self._contrasted(state, bucket, batch, first_row))
+                    )
                 first_row += bucket.rows
         if not sums:
             return {}
         with self._step.waiting():
             numbers = [{n: float(v) for n, v in part.items()} for part in jax.device_get(sums)]
+            contrasts = _compared(numbers, jax.device_get(others))
         broken = [i for i, part in enumerate(numbers) if not all(map(math.isfinite, part.values()))]
         if broken:
             self._warn(state, step, broken)
         totals = {name: sum(part[name] for part in numbers) for name in numbers[0]}
         weight = totals.pop("weight")
         means = {name: total / weight for name, total in totals.items()}
-        return {name: mean for name, mean in means.items() if math.isfinite(mean)}
+        return {n: mean for n, mean in (means | contrasts).items() if math.isfinite(mean)}
+
+    def _contrasted(
+        self, state: TrainState, bucket: Bucket, batch: dict[str, jax.Array], first_row: int
+    ) -> dict[str, dict[str, jax.Array]]:
+        return {
+            name: self._sums(state, bucket, other, first_row)
+            for name, other in self._contrasts(batch)
+        }
 
     @property
     def _count(self) -> int:
@@ -165,3 +185,14 @@ class Validation:
             "of them those of %s; training goes on, this checkpoint has no validation loss",
             *(step, len(broken), self._plan.steps_per_epoch, named),
         )
+
+
+def _compared(
+    numbers: Sequence[Mapping[str, float]],
+    others: Sequence[tuple[int, Mapping[str, Mapping[str, np.ndarray]]]],
+) -> dict[str, float]:
+    """How much KL rises, as a share of it, over the batches that were contrasted."""
+    own = sum(numbers[index]["kl"] for index, _ in others)
+    names = others[0][1] if others else ()
+    risen = {n: sum(float(found[n]["kl"]) for _, found in others) / own - 1 for n in names if own}
+    return {f"of_{name}": share for name, share in risen.items()}

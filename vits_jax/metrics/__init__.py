@@ -1,0 +1,1 @@
+"""Numbers about speech, and what they say of a run."""

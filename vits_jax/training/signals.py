@@ -1,0 +1,51 @@
+"""What is plainly wrong with spoken examples: silence, clipping, length, beside the recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_FLOOR = -120.0  # decibels
+_BLOCK = 512  # samples
+_SILENT = 50.0  # decibels below the loudest block
+_FULL = 0.999
+
+
+def level(audio: np.ndarray) -> float:
+    """Root mean square of samples in [-1, 1], decibels below full scale."""
+    power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
+    return max(_FLOOR, 10 * np.log10(power + 1e-12))
+
+
+def clipping(audio: np.ndarray) -> float:
+    """Share of samples at full scale."""
+    return float(np.mean(np.abs(audio) >= _FULL)) if audio.size else 0.0
+
+
+def silence(audio: np.ndarray) -> float:
+    """Share of blocks of 512 samples that are 50 dB below the loudest of them."""
+    blocks = audio[: len(audio) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+    if not len(blocks):
+        return 0.0
+    power = np.mean(np.square(blocks, dtype=np.float64), axis=1) + 1e-12
+    return float(np.mean(power <= power.max() * 10 ** (-_SILENT / 10)))
+
+
+def compared(spoken: np.ndarray, recording: np.ndarray) -> dict[str, float]:
+    """One utterance's numbers; ``recorded_…`` are the recording's.
+
+    Args:
+        spoken, recording: float ``[samples]`` in [-1, 1], of one rate.
+    """
+    told = {"level": level, "clipping": clipping, "silence": silence}
+    return {
+        "length": len(spoken) / max(1, len(recording)),
+        **{name: of(spoken) for name, of in told.items()},
+        **{f"recorded_{name}": of(recording) for name, of in told.items()},
+    }
+
+
+def means(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Over utterances; empty for none."""
+    return {name: float(np.mean([each[name] for each in told])) for name in (told or [{}])[0]}
