@@ -9,8 +9,9 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from vits_jax.config import FIELDS, Config, convert, read_yaml
+from vits_jax.config import FIELDS, Config, read_yaml
 from vits_jax.errors import UserError
+from vits_jax.flag_types import convert
 
 # Of a preset's model, what the voice that comes of it does not have.
 _TRAINING = ("p_dropout", "segment_size", "discriminator_width", "use_sdp")

@@ -91,10 +91,13 @@ def test_an_epoch_its_validation_and_a_voice(dataset: Path, tmp_path: Path, capl
     )
     heard = [value for event in read_events(run_dir) for value in event.summary.value]
     audio = [value for value in heard if value.HasField("audio")]
-    assert len(audio) == 2
+    kinds = [value.tag.split("/")[0] for value in audio if "/" in value.tag]
+    assert kinds == ["recordings", "reconstructed"] * 2
+    assert len(audio) == 2 + len(kinds)
     assert {value.audio.sample_rate for value in audio} == {RATE}
     numbers = {value.tag: value.simple_value for value in heard}
     names = {"loss_g", "loss_d", "mel", "kl", "dur", "fm", "gen", "disc"}
+    names |= {"of_texts", "of_speakers"}
     assert {tag.removeprefix("validation/") for tag in numbers if tag.startswith("val")} == names
     assert 0 < numbers["train/mel"] < 20
     assert np.abs(vits_jax.load(run_dir).synthesize([1, 0, 5, 0, 2])).max() > 0

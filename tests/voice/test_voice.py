@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from tests.runs import HOP, RATE, SMALL, SYMBOLS
-from vits_jax.config import FIELDS, Config, convert
+from vits_jax.config import FIELDS, Config
 from vits_jax.errors import RunFailed, UserError
+from vits_jax.flag_types import convert
 from vits_jax.model.networks import initial_parameters
 from vits_jax.model.parameters import Parameters
 from vits_jax.voice import Voice, speech

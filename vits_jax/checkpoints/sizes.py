@@ -13,9 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vits_jax.config import FIELDS, Config, convert
+from vits_jax.config import FIELDS, Config
 from vits_jax.config_checks import problems
 from vits_jax.errors import UserError
+from vits_jax.flag_types import convert
 
 _LOGGER = logging.getLogger(__name__)
 

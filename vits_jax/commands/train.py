@@ -11,9 +11,10 @@ from typing import Any
 
 from vits_jax.cli import Parser, run
 from vits_jax.commands import foreign_flags
-from vits_jax.config import FIELDS, FROM_DATASET, Config, Field, convert, describe, read_yaml
+from vits_jax.config import FIELDS, FROM_DATASET, Config, Field, read_yaml
 from vits_jax.config_checks import check, check_batch
 from vits_jax.errors import UserError
+from vits_jax.flag_types import convert, describe
 from vits_jax.presets import preset_names, preset_path
 
 DEFAULT_QUALITY = "medium"

@@ -64,7 +64,7 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def series(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+def series(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
     """Steps and values of one number, where it is finite; the last of a step counts."""
     found = {line["step"]: line[name] for line in lines if line.get(name) is not None}
     return sorted(found.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,9 +79,8 @@ class RunPage:
         ]
         for title, (own, recorded) in _LEVELS.items():
             found = series(recorded) if recorded else [(0, 1.0)]
-            curves.append(
-                curve(title, {"spoken": series(own)}, {"recordings": v for _, v in found[-1:]})
-            )
+            levels = {"recordings": found[-1][1]} if found else {}
+            curves.append(curve(title, {"spoken": series(own)}, levels))
         pages.write(
             self._run_dir / NAME,
             "run.html",
@@ -149,7 +149,7 @@ class RunPage:
 def trained_hours(lines: Sequence[dict[str, Any]]) -> float:
     """Of the lines of a journal, without the pauses between two starts."""
     times = sorted(line["time"] for line in lines if "time" in line)
-    return sum(b - a for a, b in zip(times, times[1:]) if b - a < _GAP) / 3600
+    return sum(b - a for a, b in itertools.pairwise(times) if b - a < _GAP) / 3600
 
 
 @functools.lru_cache(maxsize=256)

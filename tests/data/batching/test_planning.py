@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from tests.runs import HOP, SMALL, write_dataset
-from vits_jax.config import FIELDS, Config, convert
+from vits_jax.config import FIELDS, Config
 from vits_jax.data.batching import batches
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.buckets import Bucket, Schedule
 from vits_jax.data.batching.planning import Planner
 from vits_jax.data.manifest import Dataset, load_dataset
 from vits_jax.data.split import split
+from vits_jax.flag_types import convert
 
 BATCHES = [{"batch_size": 4}, {"batch_frames": 1350}]  # 4 rows of 256 + 40 to 64 frames
 
