@@ -26,7 +26,7 @@ def numbers(run_dir: Path) -> dict[tuple[int, str], float]:
         (line["step"], name): value
         for line in journal.read(run_dir)
         for name, value in line.items()
-        if name not in ("step", "time")
+        if name not in ("step", "time", "verdict", "reason")
     }
 
 
@@ -103,6 +103,23 @@ def test_csv(argv, tmp_path: Path):
         tmp_path / "run"
     )
     assert not read_events(tmp_path / "run")
+
+
+def test_a_line_an_epoch(argv, tmp_path: Path):
+    """Each with all of the epoch's steps, but for the newest that are not read yet."""
+    assert train.main([*argv, "--max_epochs=3"]) == 0
+    assert train.main([*argv, "--max_epochs=4"]) == 0
+    lines = (tmp_path / "run" / "train.log").read_text().splitlines()
+    assert len(lines) == 4
+    told = [dict(part.split(" ") for part in line.split("  ")) for line in lines]
+    assert all(
+        {"time", "epoch", "step", "mel", "skipped", "waiting"} <= line.keys() for line in told
+    )
+    steps = [int(line["step"]) for line in told]
+    assert steps == sorted(set(steps))
+    ours = journal.history(journal.read(tmp_path / "run"))["train/mel"]
+    covered = [value for step, value in ours if step <= steps[0]]
+    assert float(told[0]["mel"]) == pytest.approx(np.mean(covered), abs=1e-3)
 
 
 def test_none(argv, tmp_path: Path):

@@ -46,6 +46,10 @@ _COLOURS = {
 }
 
 
+_SIGMAS = 2.6
+"""Half of an interval, in standard deviations: 99 %, as three losses are looked at each time."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """From when on something counts."""
@@ -127,7 +131,7 @@ def _diverged(history: History, rules: Rules, step: int) -> Verdict | None:
         return None
     best_step, best = min(mel[:-1], key=lambda point: point[1])
     last = mel[-1][1]
-    if last > rules.diverged * best and last - best > 2 * noise(mel[:-1]):
+    if last > rules.diverged * best and last - best > _SIGMAS * noise(mel[:-1]):
         return Verdict(
             "broken",
             f"the mel loss is {last:.3f}, after {best:.3f} at step {best_step}: it diverged",
@@ -233,7 +237,7 @@ def _overfitting(history: History, rules: Rules) -> Verdict | None:
         smooth = _smooth(held_out, width)
         best_step, best = min(smooth, key=lambda point: point[1])
         step, now = smooth[-1]
-        interval = 2 * noise(held_out) * math.sqrt(2 / width)
+        interval = _SIGMAS * noise(held_out) * math.sqrt(2 / width)
         trained = [
             float(np.mean([v for s, v in train if low < s <= high] or [math.nan]))
             for low, high in ((best_step - (step - best_step), best_step), (best_step, step))
@@ -263,7 +267,7 @@ def _trend(history: History, rules: Rules) -> Verdict:
         step, now = smooth[-1]
         earlier = [(s, v) for s, v in smooth[:-1] if s <= max(step / 2, smooth[0][0])]
         then_step, then = earlier[-1] if earlier else smooth[0]
-        interval = 2 * noise(points) * math.sqrt(2 / width)
+        interval = _SIGMAS * noise(points) * math.sqrt(2 / width)
         gain, least = then - now, rules.gain * abs(then)
         if gain > max(interval, least):
             return Verdict(

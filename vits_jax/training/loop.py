@@ -203,6 +203,7 @@ def _train(
             if batch == per_epoch:
                 epoch, batch = epoch + 1, 0
                 position = Position(step, epoch, batch)
+                output.epoch()
                 # Saved before anything that could fail: an evaluation is such a thing.
                 if output.due(position) or step >= end:
                     save()

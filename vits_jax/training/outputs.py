@@ -17,6 +17,7 @@ from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config, RunConfig
 from vits_jax.errors import RunFailed
 from vits_jax.state import Position, TrainState
+from vits_jax.training.appending import Appended
 from vits_jax.training.evaluation import Evaluator, Picture, Sound
 from vits_jax.training.judging import Judging
 from vits_jax.training.loggers import Records
@@ -30,6 +31,8 @@ from vits_jax.training.timeline import Timeline
 
 _LOGGER = logging.getLogger(__name__)
 
+LOG = "train.log"
+"""In the run directory: a line an epoch, names and values."""
 OF_AN_EPOCH = 1 / 2  # of checkpoint_minutes: at the end of an epoch a save is due sooner
 
 
@@ -95,6 +98,7 @@ class Outputs:
         self.records = Records(run_dir, step, run.logger)
         self.records.parameters(_flat(config))
         self._samples = None if run_dir is None else Samples(run_dir)
+        self._log = None if run_dir is None else Appended(run_dir, lambda: LOG, "lines")
         total = None if math.isinf(end) else int(end)
         remedy = advice(config.data.data_on_device)
         bar = processes.first and sys.stderr.isatty()
@@ -116,6 +120,8 @@ class Outputs:
             self.progress.write()
             self.progress.close()
             self.records.close()
+            if self._log is not None:
+                self._log.close()
 
     def started(self, timeline: Timeline, step: int) -> None:
         """The first step is done: say how long that took."""
@@ -157,6 +163,12 @@ class Outputs:
                 self._checkpoints.attach(position.step, found.keep_by)
             for each in found.shown:
                 self._show(position.step, each)
+
+    def epoch(self) -> None:
+        """An epoch is over: a line in the run's log."""
+        line = self.progress.epoch()
+        if self._log is not None and line:
+            self._log.add([f"{line}\n".encode()])
 
     def judge(self, step: int, judging: Judging | None, stop: Stop) -> None:
         """What the evaluations so far say of the run, if somebody is to judge it."""

@@ -102,6 +102,7 @@ class Progress:
     ):
         self._every, self._records, self._total = every, records, total
         self._window: list[StepNumbers] = []  # steps since the last point
+        self._epoch: list[StepNumbers] = []  # ... and since the last epoch
         self._other, self._steps = 0.0, 0  # seconds that went into other things than steps; those
         self._remedy, self._warned = remedy, False
         # After each recent step: seconds so far without those, of speech, waited for data
@@ -132,6 +133,7 @@ class Progress:
     def step(self, numbers: StepNumbers) -> None:
         """Count a finished step."""
         self._window.append(numbers)
+        self._epoch.append(dataclasses.replace(numbers, batch={}, rows=()))
         _, speech, waited = self._clock[-1]
         if self._steps == 0:
             self.other(numbers.waited)  # the first batch is waited for by nobody's fault
@@ -173,6 +175,29 @@ class Progress:
             )
             _LOGGER.info("step %d  %s  %.2f steps/s%s", last.step, shown, rate, to_go)
         self._window = []
+
+    def epoch(self) -> str:
+        """One line about the steps since the last such line; empty for none."""
+        steps, self._epoch = self._epoch, []
+        if not steps:
+            return ""
+        last, speed = steps[-1], self._speed()
+        counted = [numbers.values for numbers in steps if not numbers.skipped]
+        losses = {
+            name: f"{np.mean([values[name] for values in counted]):.4f}"
+            for name in (*SHOWN, "grad_norm_g", "grad_norm_d")
+            if counted and name in counted[0]
+        }
+        about = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "epoch": last.epoch,
+            "step": last.step,
+            **losses,
+            "skipped": len(steps) - len(counted),
+            "speech_per_second": f"{speed['speed/speech_seconds_per_second']:.1f}",
+            "waiting": f"{speed['speed/waiting_share']:.2f}",
+        }
+        return "  ".join(f"{name} {value}" for name, value in about.items())
 
     def _speed(self) -> dict[str, float]:
         (since, speech_before, waited_before), (now, speech, waited) = (
