@@ -31,6 +31,13 @@ def capacity(device: jax.Device) -> int | None:
     return _host_limit()
 
 
+def used(device: jax.Device) -> int | None:
+    """Bytes in use of a device, or of the host by this process; None where it does not tell."""
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_in_use")
+    return int(psutil.Process().memory_info().rss)
+
+
 def host_room() -> int:
     """Bytes that this process may have of the host's memory, beside what it has."""
     return _host_limit() - psutil.Process().memory_info().rss

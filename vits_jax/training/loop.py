@@ -137,7 +137,9 @@ def _train(
     )
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with (
-        Outputs(run_dir, config, step, end, processes) as output,
+        Outputs(
+            *(run_dir, config, step, end, processes, mesh.local_devices[0], plan.padding)
+        ) as output,
         train_step.waiting(),
         feeder.ahead(plan, epoch, batch, count=end - step, per_epoch=per_epoch) as feed,
     ):

@@ -89,6 +89,8 @@ class Outputs:
         step: int,
         end: float,
         processes: Processes = ALONE,
+        device: jax.Device | None = None,
+        padding: float | None = None,
     ):
         run = config.run
         self._run, self._saves, self._alone = run, Saves(run), processes.alone
@@ -102,7 +104,9 @@ class Outputs:
         total = None if math.isinf(end) else int(end)
         remedy = advice(config.data.data_on_device)
         bar = processes.first and sys.stderr.isatty()
-        self.progress = Progress(step, total, run.log_every_n_steps, self.records, remedy, bar)
+        self.progress = Progress(
+            *(step, total, run.log_every_n_steps, self.records, remedy, bar, device, padding)
+        )
         self.profiler = Profiler(run_dir, run.profile)
 
     def __enter__(self) -> Outputs:
@@ -175,7 +179,7 @@ class Outputs:
         if judging is not None:
             with self.progress.other_work():
                 self.progress.write()  # all that is known counts
-                judging(step, self.records, stop)
+                self.progress.verdict = judging(step, self.records, stop).kind
 
     def _show(self, step: int, shown: Sound | Picture | Mapping[str, float]) -> None:
         if isinstance(shown, Sound):

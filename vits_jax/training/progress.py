@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from vits_jax import device_memory
 from vits_jax.training.loggers import Records
 
 _LOGGER = logging.getLogger(__name__)
@@ -89,6 +90,11 @@ class Progress:
         records: where the averages go.
         remedy: what to do where the steps wait for data.
         bar: whether there is a terminal for it.
+        device: whose memory is told.
+        padding: share of the frames.
+
+    Attributes:
+        verdict: on the run, in a word, once there is one.
     """
 
     def __init__(
@@ -99,7 +105,11 @@ class Progress:
         records: Records,
         remedy: str,
         bar: bool,
+        device: jax.Device | None = None,
+        padding: float | None = None,
     ):
+        self.verdict = ""
+        self._device, self._padding = device, padding
         self._every, self._records, self._total = every, records, total
         self._window: list[StepNumbers] = []  # steps since the last point
         self._epoch: list[StepNumbers] = []  # ... and since the last epoch
@@ -230,7 +240,13 @@ class Progress:
         speed = self._speed()
         speech = f"{speed['speed/speech_seconds_per_second']:.1f} s/s"
         wait = f"{100 * speed['speed/waiting_share']:.0f} %"
-        return {"epoch": last.epoch, **losses, "speech": speech, "wait": wait}
+        shown: dict[str, str | int] = {"epoch": last.epoch, **losses}
+        shown |= {"speech": speech, "wait": wait}
+        if self._padding is not None:
+            shown["padding"] = f"{100 * self._padding:.0f} %"
+        if self._device is not None and (size := device_memory.used(self._device)) is not None:
+            shown["memory"] = device_memory.gigabytes(size)
+        return shown | ({"verdict": self.verdict} if self.verdict else {})
 
     def close(self) -> None:
         """Leave the bar as it is."""
