@@ -70,12 +70,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # which import no room themselves, but for the doors: those open a command each.
 MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
-    "data": {"text"},
+    "metrics": set(),
+    "pages": set(),
+    "data": {"text", "pages"},
     "model": set(),
     "state": {"model"},
     "checkpoints": {"data", "model", "state"},
     "voice": {"text", "data", "model", "state", "checkpoints"},
-    "training": {"data", "model", "state", "checkpoints", "voice"},
+    "training": {"data", "model", "state", "checkpoints", "voice", "metrics", "pages"},
     "benchmarks": {"data", "model", "state", "checkpoints", "voice", "training"},
     "commands": {"text", "data", "checkpoints", "voice", "training", "benchmarks"},
 }

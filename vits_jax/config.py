@@ -185,7 +185,8 @@ class RunConfig:
         "never", "plateau: save and stop once the verdict on the run is that nothing is gained"
     )
     price: float | None = _flag(
-        None, "of this machine for an hour: the run's page then tells what it costs"
+        None,
+        "of the machine for an hour (plan: of a chip): the run's page tells what it costs",
     )
     profile: int = _flag(0, "trace N steps for TensorBoard's profile page, into the run directory")
     resume_from_checkpoint: str | None = _flag(

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from tests.runs import RATE, small, write_dataset
-from vits_jax import pictures
 from vits_jax.data.manifest import load_dataset
 from vits_jax.metrics.verdict import Verdict
+from vits_jax.training import pictures
 from vits_jax.training.evaluation import Picture, Sound
 from vits_jax.training.loggers import Records
 from vits_jax.training.run_page import RunPage, trained_hours

@@ -21,6 +21,7 @@ from typing import Any
 from vits_jax.cli import run
 from vits_jax.commands.train import make_parser, of_flags
 from vits_jax.errors import UserError
+from vits_jax.flag_types import convert
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +53,6 @@ def _main(argv: Sequence[str]) -> None:
         "--hours", type=float, default=argparse.SUPPRESS, help="of speech, for the time of an epoch"
     )
     elsewhere.add_argument(
-        "--price", type=float, default=argparse.SUPPRESS, help="of a chip for an hour, for its cost"
-    )
-    elsewhere.add_argument(
         "--largest",
         action="store_true",
         default=argparse.SUPPRESS,
@@ -63,6 +61,8 @@ def _main(argv: Sequence[str]) -> None:
     flags = vars(parser.parse(argv))
     warm, file = flags.pop("warm_cache"), flags.pop("json", None)
     asked = {name: flags.pop(name) for name in _ELSEWHERE if name in flags}
+    if "topology" in asked and "price" in flags:
+        asked["price"] = convert(flags.pop("price"), float, "--price")
     if "topology" in asked:
         _topology(asked, flags, file)
         return
@@ -89,7 +89,7 @@ def _main(argv: Sequence[str]) -> None:
         Path(file).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-_ELSEWHERE = ("topology", "phonemes", "frames", "hours", "price", "largest")
+_ELSEWHERE = ("topology", "phonemes", "frames", "hours", "largest")
 
 
 def _topology(asked: dict[str, Any], flags: dict[str, Any], file: str | None) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 import numpy as np
 import soundfile
+import soxr
 
 from vits_jax import files
-from vits_jax.data.corpora.audio_files import resample
 
 _PLAYED_RATE = 22050  # hertz; MP3 knows few
 
@@ -36,7 +36,7 @@ def write(path: Path, template: str, **values: Any) -> None:
 
 def mp3(audio: np.ndarray, rate: int) -> str:
     """Float ``[samples]`` as a ``data:`` address, some 5 kB a second."""
-    audio = resample(np.clip(audio, -1, 1).astype(np.float32), rate, _PLAYED_RATE)
+    audio = soxr.resample(np.clip(audio, -1, 1).astype(np.float32), rate, _PLAYED_RATE)
     file = io.BytesIO()
     soundfile.write(file, audio, _PLAYED_RATE, format="MP3", subtype="MPEG_LAYER_III")
     return f"data:audio/mpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vits_jax import device_memory, pictures
+from vits_jax import device_memory
 from vits_jax.compiler import Compiler
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan
@@ -16,6 +16,7 @@ from vits_jax.data.manifest import Dataset
 from vits_jax.model.networks import GENERATOR
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
+from vits_jax.training import pictures
 from vits_jax.training.evaluation import Evaluation, Picture, Sound
 from vits_jax.training.mesh import abstract_copy, local, of_this_process
 from vits_jax.training.reconstruction import abstract_arguments, make_reconstruct

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from vits_jax import files, pictures
+from vits_jax import files
 from vits_jax.checkpoints.store import DIRECTORY as CHECKPOINTS
 from vits_jax.checkpoints.store import step_directories
 from vits_jax.errors import UserError
+from vits_jax.training import pictures
 from vits_jax.training.evaluation import Picture, Sound
 
 _LOGGER = logging.getLogger(__name__)
