@@ -329,8 +329,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags[tag] += 1
-        self.addresses += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
-        if tag not in ("meta", "rect"):
+        names = ("src", "href", "xlink:href")
+        self.addresses += [v for key, v in attrs if key in names and (tag, v) != ("link", "data:,")]
+        if tag not in ("meta", "rect", "link"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

@@ -56,8 +56,8 @@ class Rules:
 
     learned: int = 200
     """Steps after which a run speaks at all: before, silence and odd lengths are no faults."""
-    hears: int = 400
-    """Steps after which texts and speakers must matter."""
+    hears: int = 2000
+    """Steps after which texts must matter."""
     validations: int = 4
     """So many before anything is said of a trend."""
     skipped: float = 0.5
@@ -73,7 +73,11 @@ class Rules:
     diverged: float = 1.5
     """Times the best mel loss."""
     unheard: float = 0.005
-    """Share of KL that other texts cost at least; the same for other speakers."""
+    """Share of KL that other texts cost at least."""
+    alike: float = 1.5
+    """Times what halves of one speaker's recordings are apart: two speakers' are more."""
+    apart: float = 0.2
+    """Share of what two speakers' recordings are apart."""
     gain: float = 0.005
     """Share of a loss: what one doubling of the steps gains at least, or it is a plateau."""
     overfits: float = 0.05
@@ -92,7 +96,10 @@ def judge(history: History, discriminators: int, rules: Rules = Rules()) -> Verd
     mel = _points(history, "validation/mel")
     if len(mel) < rules.validations:
         return Verdict("early", f"{len(mel)} validations so far", "")
-    return _overfitting(history, rules) or _trend(history, rules)
+    # Held-out KL may rise while the decoder learns, as the posterior tells it more: what counts
+    # first is whether speech becomes more like the recordings.
+    better, flat = _improving(history, rules)
+    return better or _overfitting(history, rules) or _plateau(history, flat)
 
 
 # What is broken
@@ -202,26 +209,36 @@ _SILENT = -60.0  # decibels
 
 
 def _unheard(history: History, rules: Rules, step: int) -> Verdict | None:
-    """Texts or speakers that tell nothing: smoothed, as one validation has few utterances."""
-    if step < rules.hears:
+    """Speakers or texts that tell nothing."""
+    if step < rules.learned:
         return None
-    for what, advice in (
-        ("texts", "the texts may not be what is said: vits-jax check, and listen"),
-        ("speakers", "the speakers may be mislabelled, or are one: listen to them"),
-    ):
-        points = _points(history, f"validation/of_{what}")
-        if len(points) < rules.validations:
-            continue
-        costs = [value for _, value in points[-rules.validations :]]
-        if np.mean(costs) + 2 * np.std(costs) / math.sqrt(len(costs)) < rules.unheard:
-            reason = (
-                f"other {what} cost {100 * float(np.mean(costs)):.2f} % more KL: the model hears "
-                f"no {what}"
-                if what == "texts"
-                else f"all speakers are alike: another one costs {100 * float(np.mean(costs)):.2f} "
-                "% more KL"
-            )
-            return Verdict("broken", reason, advice, step)
+    names = ("apart", "recorded_apart", "recorded_alike")
+    apart, recorded, alike = (_last(history, f"examples/{name}") for name in names)
+    advice = "the speakers may be mislabelled, or are one: listen to them"
+    if recorded is not None and alike is not None and recorded < rules.alike * alike:
+        reason = (
+            f"all speakers are alike: the recordings of two are {recorded:.2f} nepers apart, "
+            f"halves of one's {alike:.2f}"
+        )
+        return Verdict("broken", reason, advice, step)
+    if apart is not None and recorded is not None and apart < rules.apart * recorded:
+        reason = (
+            f"all speakers are alike: two are {apart:.2f} nepers apart, their recordings "
+            f"{recorded:.2f}"
+        )
+        return Verdict("broken", reason, advice, step)
+    points = _points(history, "validation/of_texts")
+    costs = [value for _, value in points[-rules.validations :]]
+    if len(costs) < rules.validations or step < rules.hears:
+        return None
+    cost = float(np.mean(costs))
+    if cost + 2 * float(np.std(costs)) / math.sqrt(len(costs)) < rules.unheard:
+        return Verdict(
+            "broken",
+            f"the model hears no texts: others cost {100 * cost:.2f} % more KL",
+            "the texts may not be what is said: vits-jax check, and listen",
+            step,
+        )
     return None
 
 
@@ -255,10 +272,14 @@ def _overfitting(history: History, rules: Rules) -> Verdict | None:
     return None
 
 
-def _trend(history: History, rules: Rules) -> Verdict:
-    """Whether a doubling of the steps still gains something."""
-    flat = []
-    for name in ("mel", "kl", "dur"):
+_Flat = tuple[int, str]
+"""A loss that gains nothing: the step of its best, and its numbers."""
+
+
+def _improving(history: History, rules: Rules) -> tuple[Verdict | None, list[_Flat]]:
+    """Whether a doubling of the steps still gains something, and the losses that do not."""
+    flat: list[_Flat] = []
+    for name in ("mel", "dur"):
         points = _points(history, f"validation/{name}")
         if len(points) < rules.validations:
             continue
@@ -270,15 +291,14 @@ def _trend(history: History, rules: Rules) -> Verdict:
         interval = _SIGMAS * noise(points) * math.sqrt(2 / width)
         gain, least = then - now, rules.gain * abs(then)
         if gain > max(interval, least):
-            return Verdict(
-                "improving",
-                f"held-out {name} {then:.3f} to {now:.3f} (± {interval:.3f}) since step "
-                f"{then_step}",
-                "",
-                step,
-            )
+            reason = f"held-out {name} {then:.3f} to {now:.3f} (± {interval:.3f}) since step "
+            return Verdict("improving", f"{reason}{then_step}", "", step), flat
         best_step, best = min(smooth, key=lambda point: point[1])
         flat.append((best_step, f"{name} {now:.3f}, at best {best:.3f} (± {interval:.3f})"))
+    return None, flat
+
+
+def _plateau(history: History, flat: Sequence[_Flat]) -> Verdict:
     since = max(best_step for best_step, _ in flat)
     left = _left(history)
     return Verdict(

@@ -39,17 +39,28 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """Numbers ``values [n]`` whose spread is of interest."""
+
+    name: str
+    values: np.ndarray
+
+
+Shown = Sound | Picture | Histogram | Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluator found.
 
     Attributes:
         scalars: numbers by name, as in TensorBoard; more may come among what is shown.
-        shown: speech and pictures; made when they are asked for.
+        shown: speech, pictures and the like; made when they are asked for.
         keep_by: of the scalars, those that tell how good the checkpoint is, by their names there.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)
-    shown: Iterable[Sound | Picture | Mapping[str, float]] = ()
+    shown: Iterable[Shown] = ()
     keep_by: Mapping[str, float] = field(default_factory=dict)
 
 

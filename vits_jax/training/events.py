@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import struct
 import sys
@@ -53,11 +54,11 @@ class Events:
 
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
         """A picture, uint8 ``[height, width, 3]``."""
-        self._write(step, [summary.image(tag, image, dataformats="HWC")])
+        self._write(step, [summary.image(_clean(tag), image, dataformats="HWC")])
 
     def histogram(self, step: int, tag: str, values: np.ndarray) -> None:
         """How numbers are spread."""
-        self._write(step, [summary.histogram(tag, values, bins=30)])
+        self._write(step, [summary.histogram(_clean(tag), values, bins=30)])
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """What the run was started with, for the page of hyperparameters."""
@@ -80,6 +81,11 @@ class Events:
         newest = max((int(stamp) for stamp in before if stamp.isdecimal()), default=0)
         stamp = max(int(time.time()), newest + 1)
         return f"events.out.tfevents.{stamp}.{socket.gethostname()}.{os.getpid()}"
+
+
+def _clean(tag: str) -> str:
+    """As TensorBoard has the names of pictures; `tensorboardX` would say it each time."""
+    return re.sub(r"[^-/\w.]", "_", tag)
 
 
 def _records(events: Sequence[Event]) -> bytes:

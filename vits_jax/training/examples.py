@@ -30,6 +30,8 @@ from vits_jax.voice import speech
 
 _LOGGER = logging.getLogger(__name__)
 
+_COMPARED = 30  # recordings of a speaker
+
 
 class SpokenExamples:
     """Texts of the dataset, all spoken in one shape; what is longer than it is cut off.
@@ -84,12 +86,8 @@ class SpokenExamples:
             encode=functools.partial(self._encode, (1, self._shape[0])),
             decode=lambda *own, n_frames: self._decode((1, n_frames), *own),
         )
-        for number, row in enumerate(self._rows):
-            if stop.asked or not self._ready(stop):
-                return
-            sentence = speech.Sentence(
-                self._dataset.phoneme_ids(row), int(self._dataset.speaker_ids[row])
-            )
+
+        def say(sentence: speech.Sentence) -> speech.Spoken:
             with device_memory.explained(lambda: ("the test examples", None)):
                 (spoken,) = speech.speak(
                     compiled,
@@ -99,15 +97,32 @@ class SpokenExamples:
                     speech.Settings(),
                     shape=self._shape,
                 )
+            return spoken
+
+        for number, row in enumerate(self._rows):
+            if stop.asked or not self._ready(stop):
+                return
+            sentence = speech.Sentence(
+                self._dataset.phoneme_ids(row), int(self._dataset.speaker_ids[row])
+            )
+            spoken = say(sentence)
             if spoken.durations.sum() > self._shape[1]:
                 cut.append(row)
             name = self._dataset.text(row) or str(number)
             yield Sound(name, spoken.audio, audio.sample_rate, f"{number}")
-            mel = pictures.mel(pictures.log_mel(spoken.audio, audio))
+            mel = pictures.mel(self._mel(spoken.audio))
             aligned = pictures.alignment(spoken.durations[: self._shape[0]])
             sheet = pictures.below([mel, aligned[:, : mel.shape[1]]])
             yield Picture(f"spoken/{name}", sheet, f"{number}")
             told.append(signals.compared(spoken.audio, self._dataset.audio(row) / 32768))
+            if number == 0 and self._config.model.num_speakers > 1:
+                other = say(sentence._replace(speaker_id=self._other(row)))
+                yield {
+                    "examples/apart": signals.apart(
+                        [self._mel(spoken.audio)], [self._mel(other.audio)]
+                    ),
+                    **self._recorded,
+                }
         yield {f"examples/{name}": value for name, value in signals.means(told).items()}
         if cut:
             _LOGGER.info(
@@ -117,6 +132,31 @@ class SpokenExamples:
                 self._shape[1] * audio.hop_length / audio.sample_rate,
                 shortened(utterances(self._dataset, cut)),
             )
+
+    def _mel(self, audio: np.ndarray) -> np.ndarray:
+        return pictures.log_mel(audio, self._config.audio)
+
+    def _other(self, row: int) -> int:
+        """Another speaker than that of a row."""
+        return int(self._dataset.speaker_ids[row] + 1) % self._config.model.num_speakers
+
+    @functools.cached_property
+    def _recorded(self) -> dict[str, float]:
+        """How far the recordings of these two speakers are apart, and halves of one speaker's."""
+        row, speakers = int(self._rows[0]), self._dataset.speaker_ids
+        own, other = (
+            [
+                self._mel(self._dataset.audio(int(each)) / 32768)
+                for each in np.flatnonzero(speakers == speaker)[:_COMPARED]
+            ]
+            for speaker in (speakers[row], self._other(row))
+        )
+        if len(own) < 2 or not other:
+            return {}
+        return {
+            "examples/recorded_apart": signals.apart(own, other),
+            "examples/recorded_alike": signals.apart(own[::2], own[1::2]),
+        }
 
     def _ready(self, stop: Stop) -> bool:
         """Whether both stages are compiled; waits for those that are on their way."""

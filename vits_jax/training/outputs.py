@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from vits_jax.config import Config, RunConfig
 from vits_jax.errors import RunFailed
 from vits_jax.state import Position, TrainState
 from vits_jax.training.appending import Appended
-from vits_jax.training.evaluation import Evaluator, Picture, Sound
+from vits_jax.training.evaluation import Evaluator, Histogram, Picture, Shown, Sound
 from vits_jax.training.judging import Judging
 from vits_jax.training.loggers import Records
 from vits_jax.training.mesh import local
@@ -181,13 +180,14 @@ class Outputs:
                 self.progress.write()  # all that is known counts
                 self.progress.verdict = judging(step, self.records, stop).kind
 
-    def _show(self, step: int, shown: Sound | Picture | Mapping[str, float]) -> None:
+    def _show(self, step: int, shown: Shown) -> None:
         if isinstance(shown, Sound):
             self.records.audio(step, shown.name, shown.audio, shown.sample_rate)
         elif isinstance(shown, Picture):
             self.records.image(step, shown.name, shown.image)
+        elif isinstance(shown, Histogram):
+            self.records.histogram(step, shown.name, shown.values)
         else:
             self.records.scalars(step, shown)
-            return
-        if self._samples is not None and shown.file:
+        if self._samples is not None and isinstance(shown, Sound | Picture) and shown.file:
             self._samples.keep(step, shown)

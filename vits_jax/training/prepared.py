@@ -24,6 +24,7 @@ from vits_jax.programs import Programs
 from vits_jax.training.evaluation import Evaluator
 from vits_jax.training.examples import SpokenExamples
 from vits_jax.training.feeding import Feeder, corpus_on_devices
+from vits_jax.training.gains import Gains
 from vits_jax.training.memory import StepMemory
 from vits_jax.training.mesh import check_batch_size, make_mesh
 from vits_jax.training.processes import ALONE, Processes
@@ -179,5 +180,5 @@ def make_programs(
     ]
     if processes.first and not config.run.fast_dev_run:
         of_examples = (config, mesh, dataset, plan, parts.test, compiler)
-        evaluators += [SpokenExamples(*of_examples), Recordings(*of_examples)]
+        evaluators += [SpokenExamples(*of_examples), Recordings(*of_examples), Gains(config)]
     return train_step, evaluators

@@ -46,6 +46,16 @@ def compared(spoken: np.ndarray, recording: np.ndarray) -> dict[str, float]:
     }
 
 
+def apart(mels: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """How far two voices are apart: mean distance of their mean spectra, nepers.
+
+    Args:
+        mels, others: log mels ``[frames, channels]`` of each.
+    """
+    spectra = (np.mean(np.concatenate(each), axis=0) for each in (mels, others))
+    return float(np.mean(np.abs(np.subtract(*spectra))))
+
+
 def means(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Over utterances; empty for none."""
     return {name: float(np.mean([each[name] for each in told])) for name in (told or [{}])[0]}

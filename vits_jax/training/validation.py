@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from vits_jax.compilation import jit
 from vits_jax.compiler import Compiler
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan, batches, validation_plan
@@ -18,12 +19,12 @@ from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
-from vits_jax.training.contrasts import Contrasts
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.feeding import Feeder
 from vits_jax.training.mesh import (
     abstract_batch,
     abstract_copy,
+    by_row,
     processes_of,
     put_copies,
     put_rows,
@@ -36,7 +37,7 @@ from vits_jax.training.stopping import Stop
 
 _LOGGER = logging.getLogger(__name__)
 
-_CONTRASTED = 2  # batches of each validation: they cost as much again, or twice
+_CONTRASTED = 2  # batches of each validation: they cost as much again
 
 
 class Validation:
@@ -80,7 +81,10 @@ class Validation:
                 ),
                 *(largest.phonemes, largest.frames, shortened(utterances(dataset, too_long))),
             )
-        self._config, self._contrasts = config, Contrasts(config, mesh)
+        self._config = config
+        self._other_texts = jit(
+            _other_texts, mesh.devices.flat[0].platform, out_shardings=by_row(mesh)
+        )
         step = make_eval_step(config, mesh)
         self._step = Programs(
             step, "validation step", compiler, mesh.size, before_first=processes.meet
@@ -114,43 +118,35 @@ class Validation:
     def losses(self, state: TrainState, step: int, stop: Stop) -> dict[str, float]:
         """Means over the validation set; empty without one, and where `stop` ended it early.
 
-        ``of_texts`` and ``of_speakers`` are by how much KL rises, as a share of it, where texts
-        and speakers are others (`Contrasts`): of the first batches.
+        ``of_texts`` is by how much KL rises, as a share of it, where each row has another's text,
+        in the first batches: what a model has learned of a text makes its prior fit the recording
+        better than that of another text. Where a corpus's texts are not what is said, nothing can.
 
         A mean that is not finite is left out, after a warning that names its utterances.
         """
         planned, sums, first_row = self._plan.epoch(0), [], 0
-        others: list[tuple[int, dict[str, dict[str, jax.Array]]]] = []
+        others: list[tuple[int, dict[str, jax.Array]]] = []
         with self._feeder.ahead(self._plan, count=self._count) as feed:
             for bucket, batch in feed:
                 if not self._step.ready(bucket.shape, lambda: stop.here) or not stop.step():
                     return {}
                 sums.append(self._sums(state, bucket, batch, first_row))
                 if len(others) < _CONTRASTED and len(planned.used(len(sums) - 1)) > 1:
-                    others.append(
-                        (len(sums) - 1, self._contrasted(state, bucket, batch, first_row))
-                    )
+                    other = self._sums(state, bucket, self._other_texts(batch), first_row)
+                    others.append((len(sums) - 1, other))
                 first_row += bucket.rows
         if not sums:
             return {}
         with self._step.waiting():
             numbers = [{n: float(v) for n, v in part.items()} for part in jax.device_get(sums)]
-            contrasts = _compared(numbers, jax.device_get(others))
+            of_texts = _risen(numbers, jax.device_get(others))
         broken = [i for i, part in enumerate(numbers) if not all(map(math.isfinite, part.values()))]
         if broken:
             self._warn(state, step, broken)
         totals = {name: sum(part[name] for part in numbers) for name in numbers[0]}
         weight = totals.pop("weight")
         means = {name: total / weight for name, total in totals.items()}
-        return {n: mean for n, mean in (means | contrasts).items() if math.isfinite(mean)}
-
-    def _contrasted(
-        self, state: TrainState, bucket: Bucket, batch: dict[str, jax.Array], first_row: int
-    ) -> dict[str, dict[str, jax.Array]]:
-        return {
-            name: self._sums(state, bucket, other, first_row)
-            for name, other in self._contrasts(batch)
-        }
+        return {n: mean for n, mean in (means | of_texts).items() if math.isfinite(mean)}
 
     @property
     def _count(self) -> int:
@@ -187,12 +183,16 @@ class Validation:
         )
 
 
-def _compared(
-    numbers: Sequence[Mapping[str, float]],
-    others: Sequence[tuple[int, Mapping[str, Mapping[str, np.ndarray]]]],
+def _other_texts(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Each row with the text of the row before it."""
+    names = ("phoneme_ids", "phoneme_lengths")
+    return batch | {name: jnp.roll(batch[name], 1, axis=0) for name in names}
+
+
+def _risen(
+    numbers: Sequence[Mapping[str, float]], others: Sequence[tuple[int, Mapping[str, np.ndarray]]]
 ) -> dict[str, float]:
-    """How much KL rises, as a share of it, over the batches that were contrasted."""
+    """How much KL rises, as a share of it, over the batches that have other texts."""
     own = sum(numbers[index]["kl"] for index, _ in others)
-    names = others[0][1] if others else ()
-    risen = {n: sum(float(found[n]["kl"]) for _, found in others) / own - 1 for n in names if own}
-    return {f"of_{name}": share for name, share in risen.items()}
+    risen = sum(float(found["kl"]) for _, found in others)
+    return {"of_texts": risen / own - 1} if own else {}
