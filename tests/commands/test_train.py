@@ -97,7 +97,9 @@ def test_an_epoch_its_validation_and_a_voice(dataset: Path, tmp_path: Path, capl
     assert {value.audio.sample_rate for value in audio} == {RATE}
     numbers = {value.tag: value.simple_value for value in heard}
     names = {"loss_g", "loss_d", "mel", "kl", "dur", "fm", "gen", "disc"}
-    names |= {"of_texts", "of_speakers"}
+    names |= {"of_texts"}
+    apart = [numbers[f"examples/{name}"] for name in ("apart", "recorded_apart", "recorded_alike")]
+    assert all(number >= 0 for number in apart)
     assert {tag.removeprefix("validation/") for tag in numbers if tag.startswith("val")} == names
     assert 0 < numbers["train/mel"] < 20
     assert np.abs(vits_jax.load(run_dir).synthesize([1, 0, 5, 0, 2])).max() > 0

@@ -32,10 +32,7 @@ _CURVES = (
     ("KL divergence", {"training": "train/kl", "held out": "validation/kl"}),
     ("duration loss", {"training": "train/dur", "held out": "validation/dur"}),
     ("adversarial losses", {"generator": "train/gen", "discriminators": "train/disc"}),
-    (
-        "what other texts and speakers cost, share of KL",
-        {"texts": "validation/of_texts", "speakers": "validation/of_speakers"},
-    ),
+    ("what other texts cost, share of KL", {"texts": "validation/of_texts"}),
     ("gradient norms", {"generator": "train/grad_norm_g", "discriminators": "train/grad_norm_d"}),
     ("seconds of speech a second", {"speed": "speed/speech_seconds_per_second"}),
 )
@@ -43,6 +40,7 @@ _LEVELS = {
     "loudness, dB": ("examples/level", "examples/recorded_level"),
     "length of speech, times the recordings'": ("examples/length", None),
     "silence, share": ("examples/silence", "examples/recorded_silence"),
+    "how far two speakers are apart, nepers": ("examples/apart", "examples/recorded_apart"),
 }
 
 
