@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(checkpoint: str | Path) -> Voice:
+def load(checkpoint: str | Path, *, ema: bool = True) -> Voice:
     """A voice that speaks, from a checkpoint.
 
     Args:
         checkpoint: a run directory (its latest step is taken) or the directory of one step.
+        ema: speak with the averages of the weights (`train --ema-decay`), where it has some.
 
     Raises:
         vits_jax.errors.UserError: there is no checkpoint in that place.
@@ -28,4 +29,4 @@ def load(checkpoint: str | Path) -> Voice:
     # Imported here: `import vits_jax` must not cost the start-up of jax.
     from vits_jax.voice import load as load_voice
 
-    return load_voice(checkpoint)
+    return load_voice(checkpoint, ema=ema)

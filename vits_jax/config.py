@@ -118,6 +118,9 @@ class OptimizerConfig:
     c_dur: float = _flag(1.0, "weight of the duration loss")
     c_fm: float = _flag(2.0, "weight of the feature matching loss")
     c_gen: float = _flag(1.0, "weight of the adversarial loss")
+    ema_decay: float = _flag(
+        0.0, "keep a running average of the generator's weights, and speak with it (0: none)"
+    )
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,8 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
         yield from _finite(optimizer, "gradient_clip_val")
     if optimizer.gradient_clip_algorithm not in ("norm", "value"):
         yield _say("gradient_clip_algorithm", optimizer.gradient_clip_algorithm, "norm or value")
+    if not 0 <= optimizer.ema_decay < 1:
+        yield _say("ema_decay", optimizer.ema_decay, "above 0 and below 1, or 0 for no averages")
     for name in ("eps", "lr_decay", "lr_decay_d"):
         value = getattr(optimizer, name)
         if not (math.isfinite(value) and value > 0):

@@ -53,8 +53,8 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the checkpoint's dataset says instead; the voice is loaded and compiled once."""
     instead: dict[str, Any] = {}
 
-    def of_source(source: Source) -> Voice:
-        voice = load_once(source.where)
+    def of_source(source: Source, *, ema: bool = True) -> Voice:
+        voice = load_once(source.where, ema=ema)
         stages = test_voice.voice().stages
         return dataclasses.replace(voice, dataset=dict(voice.dataset) | instead, stages=stages)
 

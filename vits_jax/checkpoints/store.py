@@ -2,7 +2,7 @@
 
 ::
 
-    RUN/checkpoints/STEP/state         step, parameters, optimizer moments
+    RUN/checkpoints/STEP/state         step, parameters, optimizer moments, averages if any
     RUN/checkpoints/STEP/…METADATA     `Metadata` as JSON
     RUN/checkpoints/STEP/digests.json  SHA-256 of every file (`digests`)
     RUN/checkpoints/STEP/metrics.json  validation mel loss (for what is kept), once it is known
@@ -147,6 +147,7 @@ class Contents:
     metadata: Metadata
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
     has_optimizer: bool
+    has_averages: bool
 
 
 def read_contents(step_dir: Path) -> Contents:
@@ -169,7 +170,7 @@ def read_contents(step_dir: Path) -> Contents:
             network: {name: tuple(array.shape) for name, array in arrays.items()}
             for network, arrays in state.params.items()
         }
-        return Contents(metadata, shapes, bool(state.optimizer))
+        return Contents(metadata, shapes, bool(state.optimizer), bool(state.averages))
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{step_dir}: damaged: its index is not what was saved") from error
 

@@ -13,6 +13,17 @@ def add_checkpoint(parser: Parser) -> None:
     """``--checkpoint``, and what goes with one of Piper's."""
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_voice_config(parser)
+    add_no_ema(parser)
+
+
+def add_no_ema(parser: Parser) -> None:
+    """``--no-ema``, of commands that speak."""
+    parser.add_argument(
+        "--no-ema",
+        dest="ema",
+        action="store_false",
+        help="use the plain weights where the checkpoint has averages too (train --ema-decay)",
+    )
 
 
 def add_voice_config(parser: Parser) -> None:

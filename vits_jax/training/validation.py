@@ -90,7 +90,7 @@ class Validation:
 
     def ahead(self, state: TrainState) -> None:
         """Have compiled what it will need, in that order; of `state` only shapes matter."""
-        params = abstract_copy(state.params, self._mesh)
+        params = abstract_copy(state.judged, self._mesh)
         row = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
         for index in self._plan.epoch(0).buckets[: self._count]:
             bucket = self._plan.buckets[index]
@@ -143,7 +143,7 @@ class Validation:
     ) -> dict[str, jax.Array]:
         with jax.transfer_guard("disallow"):
             row = put_copies(np.int32(first_row), replicated(self._mesh))
-            return self._step(bucket.shape, state.params, batch, row)
+            return self._step(bucket.shape, state.judged, batch, row)
 
     def _warn(self, state: TrainState, step: int, broken: Sequence[int]) -> None:
         """Name what is not finite: in the first batch that is broken, each row by itself."""
