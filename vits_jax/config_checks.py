@@ -26,6 +26,7 @@ CHECKPOINT_FLAGS = (
 )
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
+_METRIC = re.compile(r"(?!epochs$)[A-Za-z][\w./-]*")
 _TIME = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})")
 
 
@@ -209,7 +210,8 @@ def _data(data: DataConfig) -> Iterator[str]:
 
 def _run(run: RunConfig) -> Iterator[str]:
     yield from _at_least(run, -1, "max_epochs", "max_steps", "keep_newest")
-    yield from _at_least(run, 0, "fast_dev_run", "keep_best", "profile")
+    yield from _at_least(run, 0, "fast_dev_run", "profile")
+    yield from _best(run)
     yield from _at_least(
         run,
         1,
@@ -251,6 +253,18 @@ def _run(run: RunConfig) -> Iterator[str]:
             run.devices,
             "a number of devices, or auto (CUDA_VISIBLE_DEVICES chooses among GPUs)",
         )
+
+
+def _best(run: RunConfig) -> Iterator[str]:
+    best, by = run.keep_best, run.keep_best_by
+    if isinstance(best, int):
+        yield from _at_least(run, 0, "keep_best")
+    elif not _METRIC.fullmatch(best):
+        yield _say("keep_best", best, "a whole number, or the name of a metric such as mel")
+    elif by not in (best, RunConfig.keep_best_by):
+        yield _say("keep_best", best, f"a whole number, with --keep-best-by {by}")
+    if not _METRIC.fullmatch(by):
+        yield _say("keep_best_by", by, "the name of a metric, such as mel")
 
 
 def _processes(run: RunConfig) -> Iterator[str]:

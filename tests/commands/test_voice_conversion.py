@@ -40,18 +40,26 @@ def test_any_rate(tmp_path: Path, rate: int, channels: int) -> None:
     assert np.abs(samples).max() >= 32766
 
 
-@pytest.mark.parametrize("words", [[], ["--no-ema"]])
-def test_which_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    asked: list[bool] = []
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], (True, False)), (["--no-ema"], (False, False)), (["--best"], (True, True))],
+)
+def test_which_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    expected: tuple[bool, bool],
+) -> None:
+    asked: list[tuple[bool, bool]] = []
 
-    def load(*where: object, ema: bool) -> vits_jax.voice.Voice:
-        asked.append(ema)
+    def load(*where: object, ema: bool, best: bool) -> vits_jax.voice.Voice:
+        asked.append((ema, best))
         return test_voice.voice()
 
     monkeypatch.setattr(vits_jax.voice, "load", load)
     source = write(tmp_path / "in.wav", RATE)
     assert main([*FLAGS, *words, str(source), str(tmp_path / "out.wav")]) == 0
-    assert asked == [not words]
+    assert asked == [expected]
 
 
 def test_whose_voice_it_is(tmp_path: Path) -> None:

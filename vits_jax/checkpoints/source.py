@@ -17,6 +17,7 @@ from vits_jax.checkpoints import store
 from vits_jax.checkpoints.digests import Damaged
 from vits_jax.checkpoints.piper import reading as piper
 from vits_jax.checkpoints.remote import fetched
+from vits_jax.checkpoints.saving import best_step
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.data.voice_config import read_voice_config
 from vits_jax.errors import UserError
@@ -205,23 +206,32 @@ def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> TrainState:
     return TrainState(step, checkpoint.params, optimizers, checkpoint.averages)
 
 
-def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) -> Source:
+def open_checkpoint(
+    path: str | Path, voice_config: str | Path | None = None, *, best: bool = False
+) -> Source:
     """A run directory (its latest step), one step's directory, or a ``.ckpt``.
 
     Of a run in an object store the newest whole step comes here.
 
     Args:
         voice_config: the ``config.json`` of the dataset that a ``.ckpt`` was trained on.
+        best: of a run directory the best step that is kept, not its latest.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
+    if best and is_remote(path):
+        raise UserError(f"--best {path}: of a run in an object store the newest step alone is read")
     path = fetched(str(path)) if is_remote(path) else Path(path)
+    if best and not (path / store.DIRECTORY).is_dir():
+        raise UserError(f"--best {path}: expected a run directory, to choose among its steps")
     if path.suffix == ".ckpt" and not path.is_dir():
         voice = None if voice_config is None else read_voice_config(Path(voice_config))
         return _Piper(path, piper.read(path, voice))
     step_dir = store.resolve(path)
-    if step_dir == path.absolute():
+    if best:
+        step_dir = best_step(path)
+    if best or step_dir == path.absolute():
         return _Stored(step_dir, store.read_contents(step_dir))
     source, damaged = open_newest(path)
     for error in damaged.values():

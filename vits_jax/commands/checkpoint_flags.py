@@ -13,11 +13,16 @@ def add_checkpoint(parser: Parser) -> None:
     """``--checkpoint``, and what goes with one of Piper's."""
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_voice_config(parser)
-    add_no_ema(parser)
+    add_which(parser)
 
 
-def add_no_ema(parser: Parser) -> None:
-    """``--no-ema``, of commands that speak."""
+def add_which(parser: Parser) -> None:
+    """``--best`` and ``--no-ema``, of commands that speak."""
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="of a run directory the best step that is kept (train --keep-best-by), not the latest",
+    )
     parser.add_argument(
         "--no-ema",
         dest="ema",

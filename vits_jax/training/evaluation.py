@@ -32,7 +32,8 @@ class Evaluation:
     Attributes:
         scalars: numbers by name, as in TensorBoard.
         sounds: speech.
-        keep_by: of the scalars, those that tell how good the checkpoint is, by their names there.
+        keep_by: numbers that tell how good the checkpoint is, by the names that `--keep-best-by`
+            calls them: lower is better, so an evaluator negates what should be high.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)

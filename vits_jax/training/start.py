@@ -38,7 +38,8 @@ MAY_CHANGE = frozenset(
         *("ema_decay", "data_on_device"),
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
-        *("keep_newest", "keep_best", "keep_epochs", "strict", "max_skipped_updates"),
+        *("keep_newest", "keep_best", "keep_best_by", "keep_epochs"),
+        *("strict", "max_skipped_updates"),
         *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
         *CHECKPOINT_FLAGS,
     }

@@ -98,14 +98,14 @@ class Validation:
             self._step.ahead(bucket.shape, params, batch, row)
 
     def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
-        """The losses as ``validation/NAME``; the mel loss tells how good a checkpoint is."""
+        """The losses as ``validation/NAME``; each may tell how good a checkpoint is."""
         losses = self.losses(state, position.step, stop)
         if losses:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
             _LOGGER.info("validation after step %d: %s", position.step, shown)
         return Evaluation(
             {f"validation/{name}": value for name, value in losses.items()},
-            keep_by={"mel": losses["mel"]} if "mel" in losses else {},
+            keep_by=losses,
         )
 
     def losses(self, state: TrainState, step: int, stop: Stop) -> dict[str, float]:

@@ -53,6 +53,7 @@ def export(
     streaming: bool = False,
     voice_config: str | Path | None = None,
     ema: bool = True,
+    best: bool = False,
 ) -> Exported:
     """Write ``voice.onnx`` and what belongs beside it.
 
@@ -64,6 +65,7 @@ def export(
         streaming: write ``voice.streaming/encoder.onnx`` and ``decoder.onnx`` as well.
         voice_config: the ``config.json`` that goes with a ``.ckpt``.
         ema: take the averages of the weights, where it has some.
+        best: of a run directory the best step that is kept, not its latest.
 
     Raises:
         UserError: no checkpoint, one without a phoneme map, a file that cannot be written.
@@ -73,7 +75,7 @@ def export(
     if output.suffix != ".onnx":
         raise UserError(f"{output}: expected a name that ends in .onnx")
     files.check_writable(output.parent)
-    source = open_checkpoint(checkpoint, voice_config)
+    source = open_checkpoint(checkpoint, voice_config, best=best)
     voice = of_source(source, ema=ema)
     if not voice.dataset.get("phoneme_id_map"):
         raise UserError(

@@ -316,7 +316,11 @@ class Voice:
 
 
 def load(
-    checkpoint: str | Path, voice_config: str | Path | None = None, *, ema: bool = True
+    checkpoint: str | Path,
+    voice_config: str | Path | None = None,
+    *,
+    ema: bool = True,
+    best: bool = False,
 ) -> Voice:
     """A voice from a run directory (its latest step), one step's directory, or a ``.ckpt``.
 
@@ -325,11 +329,12 @@ def load(
         voice_config: the ``config.json`` of the dataset that a ``.ckpt`` was trained on: it
             has the symbols and speakers, which a ``.ckpt`` lacks.
         ema: speak with the averages of the weights, where it has some.
+        best: of a run directory the best step that is kept, not its latest.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return of_source(open_checkpoint(checkpoint, voice_config), ema=ema)
+    return of_source(open_checkpoint(checkpoint, voice_config, best=best), ema=ema)
 
 
 def of_source(source: Source, *, ema: bool = True) -> Voice:
