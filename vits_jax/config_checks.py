@@ -26,6 +26,7 @@ CHECKPOINT_FLAGS = (
 )
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
+_PRESETS_HOPS = (256, 512)  # of models of one's own nothing is said
 _METRIC = re.compile(r"(?!epochs$)[A-Za-z][\w./-]*")
 _TIME = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})")
 
@@ -53,6 +54,22 @@ def problems(config: Config) -> Iterator[str]:
     yield from _optimizer(config.optimizer)
     yield from _data(config.data)
     yield from _run(config.run)
+
+
+def doubts(audio: AudioConfig) -> Iterator[str]:
+    """One line for what is possible, and probably not meant: a preset for another sample rate.
+
+    With the presets' hops a frame lasts from 10.7 ms (512 samples at 48,000 Hz) to 16 ms (256 at
+    16,000 Hz). A phoneme lasts a frame at least, and what is learnt are frames.
+    """
+    milliseconds = 1000 * audio.hop_length / audio.sample_rate
+    if audio.hop_length in _PRESETS_HOPS and not 8 <= milliseconds <= 20:
+        instead = "high-44k or high-48k" if milliseconds < 8 else "x-low, low, medium or high"
+        yield (
+            f"{audio.sample_rate} Hz with --hop-length {audio.hop_length} makes frames of "
+            f"{milliseconds:.1f} ms, where Piper's last 11.6 or 16: a voice of that rate wants "
+            f"--quality {instead}"
+        )
 
 
 def _say(name: str, value: object, expected: str) -> str:

@@ -303,6 +303,8 @@ def test_symbols_of_several_characters_stay_out(dataset) -> None:
         ("low", 16000, {}, "low"),
         ("medium", 22050, {"quality": ""}, "medium"),
         ("high", 22050, None, "high"),
+        ("high-44k", 44100, {}, "high_44k"),
+        ("high-48k", 48000, {}, "high_48k"),
         ("demo", 16000, {}, "demo"),
         ("medium", 22050, {"quality": "best"}, "best"),  # the user's
     ],
