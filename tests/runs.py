@@ -20,10 +20,11 @@ from vits_jax.commands.train import configure
 from vits_jax.config import Config
 from vits_jax.model import discriminator, duration, flow, networks, wavenet
 from vits_jax.model.networks import GENERATOR, NETWORKS
-from vits_jax.state import TrainState, fresh_state
+from vits_jax.state import TrainState, begin_averages, fresh_state
 from vits_jax.training import examples, prepared, recordings, start, validation
 from vits_jax.training.evaluation import Evaluation
 from vits_jax.training.events import Event
+from vits_jax.training.optimizer import averaged
 from vits_jax.training.step import all_finite
 
 RATE, HOP = 8000, 16
@@ -191,8 +192,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             finite = all_finite(metrics)
             change = jnp.where(finite, change, 0.0)
             step = state.step + 1
-            state = jax.tree.map(lambda x: x + change.astype(x.dtype), state).replace(step=step)
-            return state, metrics | {"skipped": jnp.where(finite, 0.0, 1.0)}
+            moved = state.replace(averages={})
+            moved = jax.tree.map(lambda x: x + change.astype(x.dtype), moved).replace(step=step)
+            if decay := config.optimizer.ema_decay:
+                new = moved.params[GENERATOR]
+                own = averaged(state.averages[GENERATOR], new, decay, apply=finite)
+                moved = moved.replace(averages={GENERATOR: own})
+            return moved, metrics | {"skipped": jnp.where(finite, 0.0, 1.0)}
 
         return jax.jit(step, donate_argnums=0)
 
@@ -226,6 +232,8 @@ def set_initial_state(
 
     def abstract_state(config: Config, sharding: jax.sharding.Sharding) -> TrainState:
         shapes = jax.eval_shape(lambda key: create_state(config, key), jax.random.key(0))
+        if config.optimizer.ema_decay:
+            shapes = jax.eval_shape(begin_averages, shapes)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
         )

@@ -28,7 +28,7 @@ from vits_jax.commands.__main__ import COMMANDS
 from vits_jax.config import FIELDS, FROM_DATASET, Config, read_yaml
 from vits_jax.config_checks import problems
 from vits_jax.errors import UserError
-from vits_jax.model.networks import abstract_networks
+from vits_jax.model.networks import abstract_networks, parameter_shapes
 from vits_jax.presets import preset, preset_names, preset_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,7 +180,9 @@ def _preset(name: str) -> Config:
 
 
 def test_presets_there_are() -> None:
-    assert set(preset_names()) >= {"x-low", "low", "medium", "high", "demo"}
+    assert set(preset_names()) >= {
+        *("x-low", "low", "medium", "high", "high-44k", "high-48k", "demo")
+    }
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -196,7 +198,20 @@ def test_low_is_the_medium_network() -> None:
     assert read_yaml(preset_path("low")) == read_yaml(preset_path("medium"))
 
 
-@pytest.mark.parametrize("name", ["x-low", "medium", "high"])
+def test_high_rates_are_one_network_that_begins_with_high() -> None:
+    values = read_yaml(preset_path("high-44k"))
+    assert values == read_yaml(preset_path("high-48k"))
+    config, high = preset("high-44k"), preset("high")
+    for name in ("hop_length", "filter_length", "win_length"):
+        assert getattr(config.audio, name) == 2 * getattr(high.audio, name)
+    assert config.segment_frames == high.segment_frames == 32
+    here, there = (parameter_shapes(c)["model_g"] for c in (config, high))
+    taken = sum(there.get(name) == shape for name, shape in here.items())
+    header = preset_path("high-44k").read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"{taken} of {len(here)} tensors" in header
+
+
+@pytest.mark.parametrize("name", ["x-low", "medium", "high", "high-44k", "high-48k"])
 def test_header_gives_the_command_and_the_true_sizes(name: str) -> None:
     header = preset_path(name).read_text(encoding="utf-8").split("\n\n")[0]
     assert f"--quality {name} " in header

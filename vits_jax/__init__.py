@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(checkpoint: str | Path) -> Voice:
+def load(checkpoint: str | Path, *, ema: bool = True, best: bool = False) -> Voice:
     """A voice that speaks, from a checkpoint.
 
     Args:
         checkpoint: a run directory (its latest step is taken) or the directory of one step.
+        ema: speak with the averages of the weights (`train --ema-decay`), where it has some.
+        best: of a run directory, take the best step that is kept (`train --keep-best-by`).
 
     Raises:
         vits_jax.errors.UserError: there is no checkpoint in that place.
@@ -28,4 +30,4 @@ def load(checkpoint: str | Path) -> Voice:
     # Imported here: `import vits_jax` must not cost the start-up of jax.
     from vits_jax.voice import load as load_voice
 
-    return load_voice(checkpoint)
+    return load_voice(checkpoint, ema=ema, best=best)

@@ -119,6 +119,9 @@ class OptimizerConfig:
     c_dur: float = _flag(1.0, "weight of the duration loss")
     c_fm: float = _flag(2.0, "weight of the feature matching loss")
     c_gen: float = _flag(1.0, "weight of the adversarial loss")
+    ema_decay: float = _flag(
+        0.0, "keep a running average of the generator's weights, and speak with it (0: none)"
+    )
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ class RunConfig:
     )
     checkpoint_steps: int | None = _flag(None, "save every N batches as well")
     keep_newest: int = _flag(3, "checkpoints to keep: the newest N (-1: every one)")
-    keep_best: int = _flag(1, "and the N with the lowest validation mel loss")
+    keep_best: int | str = _flag(1, "and the N best; or by what: mel means 1, --keep-best-by mel")
+    keep_best_by: str = _flag("mel", "what tells the best: a validation loss (mel, kl, dur, ...)")
     keep_epochs: int | None = _flag(None, "and for ever the one at the end of every Nth epoch")
     check_val_every_n_epoch: int = _flag(1, "validate every N epochs")
     log_every_n_steps: int = _flag(50, "write scalars every N batches")

@@ -27,6 +27,8 @@ CHECKPOINT_FLAGS = (
 LOGGERS = ("tensorboard", "wandb", "mlflow", "csv", "none")
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
+_PRESETS_HOPS = (256, 512)  # of models of one's own nothing is said
+_METRIC = re.compile(r"(?!epochs$)[A-Za-z][\w./-]*")
 _TIME = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}):(\d{1,2})")
 
 
@@ -53,6 +55,22 @@ def problems(config: Config) -> Iterator[str]:
     yield from _optimizer(config.optimizer)
     yield from _data(config.data)
     yield from _run(config.run)
+
+
+def doubts(audio: AudioConfig) -> Iterator[str]:
+    """One line for what is possible, and probably not meant: a preset for another sample rate.
+
+    With the presets' hops a frame lasts from 10.7 ms (512 samples at 48,000 Hz) to 16 ms (256 at
+    16,000 Hz). A phoneme lasts a frame at least, and what is learnt are frames.
+    """
+    milliseconds = 1000 * audio.hop_length / audio.sample_rate
+    if audio.hop_length in _PRESETS_HOPS and not 8 <= milliseconds <= 20:
+        instead = "high-44k or high-48k" if milliseconds < 8 else "x-low, low, medium or high"
+        yield (
+            f"{audio.sample_rate} Hz with --hop-length {audio.hop_length} makes frames of "
+            f"{milliseconds:.1f} ms, where Piper's last 11.6 or 16: a voice of that rate wants "
+            f"--quality {instead}"
+        )
 
 
 def _say(name: str, value: object, expected: str) -> str:
@@ -186,6 +204,8 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
         yield from _finite(optimizer, "gradient_clip_val")
     if optimizer.gradient_clip_algorithm not in ("norm", "value"):
         yield _say("gradient_clip_algorithm", optimizer.gradient_clip_algorithm, "norm or value")
+    if not 0 <= optimizer.ema_decay < 1:
+        yield _say("ema_decay", optimizer.ema_decay, "above 0 and below 1, or 0 for no averages")
     for name in ("eps", "lr_decay", "lr_decay_d"):
         value = getattr(optimizer, name)
         if not (math.isfinite(value) and value > 0):
@@ -208,7 +228,8 @@ def _data(data: DataConfig) -> Iterator[str]:
 
 def _run(run: RunConfig) -> Iterator[str]:
     yield from _at_least(run, -1, "max_epochs", "max_steps", "keep_newest")
-    yield from _at_least(run, 0, "fast_dev_run", "keep_best", "profile")
+    yield from _at_least(run, 0, "fast_dev_run", "profile")
+    yield from _best(run)
     yield from _at_least(
         run,
         1,
@@ -256,6 +277,18 @@ def _run(run: RunConfig) -> Iterator[str]:
             run.devices,
             "a number of devices, or auto (CUDA_VISIBLE_DEVICES chooses among GPUs)",
         )
+
+
+def _best(run: RunConfig) -> Iterator[str]:
+    best, by = run.keep_best, run.keep_best_by
+    if isinstance(best, int):
+        yield from _at_least(run, 0, "keep_best")
+    elif not _METRIC.fullmatch(best):
+        yield _say("keep_best", best, "a whole number, or the name of a metric such as mel")
+    elif by not in (best, RunConfig.keep_best_by):
+        yield _say("keep_best", best, f"a whole number, with --keep-best-by {by}")
+    if not _METRIC.fullmatch(by):
+        yield _say("keep_best_by", by, "the name of a metric, such as mel")
 
 
 def _processes(run: RunConfig) -> Iterator[str]:

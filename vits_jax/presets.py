@@ -15,7 +15,8 @@ from vits_jax.flag_types import convert
 
 # Of a preset's model, what the voice that comes of it does not have.
 _TRAINING = ("p_dropout", "segment_size", "discriminator_width", "use_sdp")
-_LOW_RATE = 16000  # hertz; the network of `low` is that of `medium`
+# Presets of one network, by the highest rate in hertz that makes a voice the first of them.
+_BY_RATE = ((("low", "medium"), 16000), (("high-44k", "high-48k"), 44100))
 
 
 def _directory() -> Path:
@@ -59,12 +60,14 @@ def preset(name: str) -> Config:
 def quality_of(config: Config) -> str | None:
     """What published voices call a voice's ``quality``: the preset of its sizes.
 
-    ``x_low``, ``low``, ``medium``, ``high`` (or ``demo``); None for sizes of no preset.
+    ``x_low``, ``low``, ``medium``, ``high``; or ``demo``, ``high_44k``, ``high_48k``, which Piper
+    has not. None for sizes of no preset.
     """
     model = vars(config.model)
     alike = [name for name in preset_names() if _sizes(name).items() <= model.items()]
-    if set(alike) == {"low", "medium"}:
-        alike = ["low" if config.audio.sample_rate <= _LOW_RATE else "medium"]
+    for names, rate in _BY_RATE:
+        if set(alike) == set(names):
+            alike = [names[config.audio.sample_rate > rate]]
     return alike[0].replace("-", "_") if alike else None
 
 

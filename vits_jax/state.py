@@ -18,7 +18,7 @@ from jax.tree_util import register_dataclass
 from jax.typing import DTypeLike
 
 from vits_jax.config import Config
-from vits_jax.model.networks import initial_parameters, parameter_shapes
+from vits_jax.model.networks import GENERATOR, initial_parameters, parameter_shapes
 from vits_jax.model.parameters import Parameters
 
 OptimizerState = dict[str, Any]  # {"count": int32 [], "mu": Parameters, "nu": Parameters}
@@ -42,13 +42,20 @@ class TrainState:
         step: int32 ``[]``, updates done, skipped ones too.
         params: ``{network: {name: array}}``.
         optimizer: AdamW's moments of each network; empty for weights alone.
-        averages: averaged parameters, laid out like `params`; empty where a run keeps none.
+        averages: running averages of the generator's parameters, laid out like `params`: of the
+            tensors as they are stored, so of both halves of a normed weight. Empty where a run
+            keeps none.
     """
 
     step: Any
     params: dict[str, dict[str, Any]]
     optimizer: dict[str, OptimizerState] = field(default_factory=dict)
     averages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> dict[str, dict[str, Any]]:
+        """The parameters that are listened to and validated: averages, where there are any."""
+        return {**self.params, **self.averages}
 
     def to_dict(self) -> dict[str, Any]:
         """As it lies in a checkpoint: without what it does not have."""
@@ -71,7 +78,8 @@ class TrainState:
 
 def create_state(config: Config, key: jax.Array) -> TrainState:
     """A fresh run's state: step 0, Piper's initial values, AdamW's zero moments."""
-    return fresh_state(initial_parameters(config, key))
+    state = fresh_state(initial_parameters(config, key))
+    return begin_averages(state) if config.optimizer.ema_decay else state
 
 
 def fresh_state(params: dict[str, Parameters]) -> TrainState:
@@ -82,6 +90,15 @@ def fresh_state(params: dict[str, Parameters]) -> TrainState:
         for name, p in params.items()
     }
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer)
+
+
+def begin_averages(state: TrainState) -> TrainState:
+    """With averages that begin here: copies of the generator's parameters, the host's."""
+
+    def copy(array: Any) -> Any:
+        return array if isinstance(array, jax.core.Tracer) else np.array(array)
+
+    return state.replace(averages={GENERATOR: jax.tree.map(copy, state.params[GENERATOR])})
 
 
 def _zeros(params: Parameters) -> Parameters:
@@ -107,7 +124,9 @@ def abstract_state(
         network: {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
         for network, shapes in parameter_shapes(config).items()
     }
+    state = jax.eval_shape(fresh_state, params)
+    if config.optimizer.ema_decay:
+        state = state.replace(averages={GENERATOR: params[GENERATOR]})
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(fresh_state, params),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
     )

@@ -148,6 +148,40 @@ def test_defaults_keep_the_newest_three_and_the_best(tmp_path: Path):
     assert steps(tmp_path) == [1, 3, 4, 5]
 
 
+def test_the_best_by_another_metric(tmp_path: Path):
+    """Lower is better, below zero too; each evaluator's numbers are put beside the others'."""
+    keep = Keep(newest=1, best=2, by="mcd")
+    found = {1: 5.0, 2: -2.0, 3: float("nan"), 4: 1.0, 5: None, 6: 9.0}
+    checkpoints = Checkpoints(tmp_path, keep)
+    for step, mcd in found.items():
+        checkpoints.save(step, state(step), METADATA)
+        checkpoints.attach(step, {"mel": -step, "kl": 1.0})
+        if mcd is not None:
+            checkpoints.attach(step, {"mcd": mcd})
+    checkpoints.close()
+    assert steps(tmp_path) == [2, 4, 6]
+    kept = store.step_directories(tmp_path / "checkpoints")
+    assert store.metrics_of(kept[0]) == {"mel": -2, "kl": 1.0, "mcd": -2.0}
+
+
+def test_the_best_step_of_a_run(tmp_path: Path):
+    for step, kl in enumerate([3.0, 1.0, 2.0]):
+        config = METADATA.config.replaced({"keep_best": "kl"})
+        checkpoints = Checkpoints(tmp_path / "run", Keep.of(config.run))
+        checkpoints.save(step, state(step), dataclasses.replace(METADATA, config=config))
+        checkpoints.attach(step, {"kl": kl, "mel": -step})
+        checkpoints.close()
+    assert open_checkpoint(tmp_path / "run", best=True).where.name == "1"
+    assert open_checkpoint(tmp_path / "run").where.name == "2"
+    with pytest.raises(UserError, match="--best .*: expected a run directory, to choose among its"):
+        open_checkpoint(tmp_path / "run" / "checkpoints" / "1", best=True)
+    with pytest.raises(UserError, match="the newest step alone is read"):
+        open_checkpoint("s3://bucket/run", best=True)
+    save(tmp_path / "unheard", 1, 2)
+    with pytest.raises(UserError, match="no step in it has a 'mel'.*without --best the latest"):
+        open_checkpoint(tmp_path / "unheard", best=True)
+
+
 def test_where_a_checkpoint_is(tmp_path: Path):
     save(tmp_path / "run", 2, 10, 9)
     newest = (tmp_path / "run" / "checkpoints" / "10").absolute()

@@ -19,7 +19,7 @@ FLAGS = ["--checkpoint", "run", "--from-speaker", "ann", "--to_speaker", "1"]
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint, voice_config: test_voice.voice())
+    monkeypatch.setattr(vits_jax.voice, "load", lambda *where, **which: test_voice.voice())
 
 
 def write(path: Path, rate: int, channels: int = 1) -> Path:
@@ -38,6 +38,28 @@ def test_any_rate(tmp_path: Path, rate: int, channels: int) -> None:
     assert info.frames == int(0.2 * RATE) // HOP * HOP
     samples, _ = soundfile.read(target, dtype="int16")
     assert np.abs(samples).max() >= 32766
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], (True, False)), (["--no-ema"], (False, False)), (["--best"], (True, True))],
+)
+def test_which_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    expected: tuple[bool, bool],
+) -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    def load(*where: object, ema: bool, best: bool) -> vits_jax.voice.Voice:
+        asked.append((ema, best))
+        return test_voice.voice()
+
+    monkeypatch.setattr(vits_jax.voice, "load", load)
+    source = write(tmp_path / "in.wav", RATE)
+    assert main([*FLAGS, *words, str(source), str(tmp_path / "out.wav")]) == 0
+    assert asked == [expected]
 
 
 def test_whose_voice_it_is(tmp_path: Path) -> None:
@@ -76,7 +98,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, argv, expected) -> None:
 def test_one_speaker_has_nobody_to_convert_to(tmp_path, monkeypatch, capsys) -> None:
     voice = test_voice.voice()
     single = dataclasses.replace(voice, config=voice.config.replaced({"num_speakers": 1}))
-    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint, voice_config: single)
+    monkeypatch.setattr(vits_jax.voice, "load", lambda *where, **which: single)
     assert main([*FLAGS, str(write(tmp_path / "in.wav", RATE)), str(tmp_path / "out.wav")]) == 2
     assert "this voice has one speaker" in capsys.readouterr().err
     assert not (tmp_path / "out.wav").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ from tests.parity import oracle
 from tests.parity.comparing import assert_close
 from vits_jax.config import AudioConfig
 from vits_jax.model.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
+from vits_jax.presets import preset
 
 BOUND = 1e-5
 CONFIGS = {
     "piper-22050": AudioConfig(),
     "piper-16000": AudioConfig(sample_rate=16000),
+    "high-44k": dataclasses.replace(preset("high-44k").audio, sample_rate=44100),
+    "high-48k": dataclasses.replace(preset("high-48k").audio, sample_rate=48000),
     "short-window": AudioConfig(
         sample_rate=8000,
         filter_length=128,

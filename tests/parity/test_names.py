@@ -12,7 +12,7 @@ from vits_jax.config import Config
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.presets import preset, preset_names
 
-PRESETS = ("x-low", "low", "medium", "high", "demo")
+PRESETS = ("x-low", "low", "medium", "high", "high-44k", "high-48k", "demo")
 
 
 def compare(config: Config) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.runs import assert_equal, flags, leaves, read_events, small, stand_in, write_dataset
 from vits_jax.checkpoints import store
+from vits_jax.checkpoints.saving import Keep
 from vits_jax.commands.train import configure
 from vits_jax.errors import UserError
 from vits_jax.training import feeding, loop, run_directory
@@ -165,6 +166,48 @@ def test_what_is_kept(dataset, tmp_path, traced):
     mel = scalars(run_dir)["validation/mel"]
     best = min(mel, key=lambda step: mel[step])
     assert steps(run_dir) == sorted({7, 8, 3, 6, best})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Keep(3, 1, None, "mel")),
+        ({"keep_best": 0}, Keep(3, 0, None, "mel")),
+        ({"keep_best": "kl"}, Keep(3, 1, None, "kl")),
+        ({"keep_best": "kl", "keep_best_by": "kl"}, Keep(3, 1, None, "kl")),
+        ({"keep_best": 2, "keep_best_by": "dur"}, Keep(3, 2, None, "dur")),
+        ({"keep_best": "-1"}, "--keep-best -1: expected at least 0"),
+        ({"keep_best": "2.5"}, "--keep-best 2.5: expected a whole number, or the name of"),
+        ({"keep_best": "kl", "keep_best_by": "dur"}, "--keep-best kl: expected a whole number"),
+        ({"keep_best_by": "epochs"}, "--keep-best-by epochs: expected the name of a metric"),
+    ],
+)
+def test_what_the_best_are_kept_by(dataset, tmp_path, given, expected):
+    if isinstance(expected, Keep):
+        assert Keep.of(small(dataset, tmp_path / "run", **given).run) == expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            small(dataset, tmp_path / "run", **given)
+
+
+@pytest.mark.parametrize("by", ["mel", "kl", "mcd"])
+def test_a_metric_that_nothing_gives_is_warned_of_once(dataset, tmp_path, traced, caplog, by):
+    caplog.set_level(logging.INFO)
+    run_dir = tmp_path / "run"
+    train(small(dataset, run_dir, max_epochs=3, keep_best=by, keep_newest=1))
+    assert f"checkpoints kept: the newest 1, the best 1 by {by}" in caplog.text
+    # Of the stand-in all losses are the same.
+    losses = store.metrics_of(store.resolve(run_dir))
+    assert losses.keys() - {"epochs"} == {
+        *("loss_g", "loss_d", "mel", "kl", "dur", "fm", "gen", "disc")
+    }
+    best = min(scalars(run_dir)["validation/kl"].items(), key=lambda found: found[1])[0]
+    if by == "mcd":
+        assert caplog.text.count("--keep-best-by mcd: no evaluation gives such a number (they") == 1
+        assert steps(run_dir) == steps(run_dir)[-1:]
+    else:
+        assert "no evaluation gives" not in caplog.text
+        assert best in steps(run_dir)
 
 
 def test_every_checkpoint_can_be_kept_and_steps_be_saved(dataset, tmp_path, traced):

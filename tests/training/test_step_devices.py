@@ -14,8 +14,9 @@ from tests.parity.cases import batch, quickly, smallest
 from tests.parity.comparing import assert_all_close, assert_close
 from tests.runs import few_layers
 from vits_jax.config import Config
+from vits_jax.model.networks import GENERATOR
 from vits_jax.model.precision import Precision
-from vits_jax.state import TrainState, abstract_state
+from vits_jax.state import TrainState, abstract_state, begin_averages
 from vits_jax.training import mesh
 from vits_jax.training.mesh import make_mesh, put_rows
 from vits_jax.training.step import make_eval_step, make_train_step
@@ -144,3 +145,29 @@ def test_in_parts_and_clipped(config: Config, at_once: tuple[TrainState, dict[st
         scale = most / (norm + 1e-6)
         expected = {name: mu * scale for name, mu in whole.optimizer[network]["mu"].items()}
         assert_all_close(parts.optimizer[network]["mu"], expected, BOUND, ZERO)
+
+
+def test_averages_of_the_weights(
+    config: Config, at_once: tuple[TrainState, dict[str, Any]]
+) -> None:
+    """The formula, of the updated weights, on two devices; none where the update is skipped."""
+    two, decay = make_mesh(2, "cpu"), 0.75
+    step = quickly(make_train_step(config.replaced({"ema_decay": decay}), two, FLOAT64))
+    rows = put_rows(eight(config), two)
+    rates = {"learning_rate": np.float64(2e-4), "learning_rate_d": np.float64(1e-4)}
+    state = begin_averages(some_state(config))
+    expected = state.averages[GENERATOR]
+    for _ in range(2):
+        state, metrics = jax.device_get(step(state, rows, rates))
+        assert metrics["skipped"] == 0
+        new = state.params[GENERATOR]
+        expected = {n: decay * a + (1 - decay) * new[n] for n, a in expected.items()}
+        assert_all_close(state.averages[GENERATOR], expected, 1e-14)
+    assert state.averages.keys() == {GENERATOR}
+    name = "dec.conv_pre.bias"
+    broken = state.params[GENERATOR] | {name: np.full_like(state.params[GENERATOR][name], np.nan)}
+    before = state.replace(params=state.params | {GENERATOR: broken})
+    after, metrics = jax.device_get(step(before, rows, rates))
+    assert metrics["skipped"] == 1
+    for name, average in state.averages[GENERATOR].items():
+        np.testing.assert_array_equal(after.averages[GENERATOR][name], average, name)

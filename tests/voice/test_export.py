@@ -53,8 +53,8 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the checkpoint's dataset says instead; the voice is loaded and compiled once."""
     instead: dict[str, Any] = {}
 
-    def of_source(source: Source) -> Voice:
-        voice = load_once(source.where)
+    def of_source(source: Source, *, ema: bool = True) -> Voice:
+        voice = load_once(source.where, ema=ema)
         stages = test_voice.voice().stages
         return dataclasses.replace(voice, dataset=dict(voice.dataset) | instead, stages=stages)
 
@@ -303,6 +303,8 @@ def test_symbols_of_several_characters_stay_out(dataset) -> None:
         ("low", 16000, {}, "low"),
         ("medium", 22050, {"quality": ""}, "medium"),
         ("high", 22050, None, "high"),
+        ("high-44k", 44100, {}, "high_44k"),
+        ("high-48k", 48000, {}, "high_48k"),
         ("demo", 16000, {}, "demo"),
         ("medium", 22050, {"quality": "best"}, "best"),  # the user's
     ],

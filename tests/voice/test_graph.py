@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -170,8 +171,10 @@ def test_names_types_and_shapes_are_pipers(name: str, alignments: bool) -> None:
     assert [n.output[0] for n in made.graph.node if n.op_type == "Ceil"] == ["durations"]
 
 
-@pytest.mark.parametrize("quality", ["x-low", "medium", "high"])
-@pytest.mark.parametrize("speakers", [1, 4])
+@pytest.mark.parametrize(
+    ("quality", "speakers"),
+    [*itertools.product(["x-low", "medium", "high"], [1, 4]), ("high-44k", 1)],
+)
 def test_few_nodes_and_every_tensor_used(quality: str, speakers: int) -> None:
     config = preset(quality).replaced({"num_speakers": speakers})
     shapes = parameter_shapes(config)[GENERATOR]

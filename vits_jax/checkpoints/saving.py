@@ -29,6 +29,7 @@ from vits_jax.checkpoints.store import (
     Metadata,
     held,
     metrics_of,
+    newest_whole,
     step_directories,
 )
 from vits_jax.config import RunConfig
@@ -47,25 +48,33 @@ class Keep:
 
     Attributes:
         newest: so many of the newest; -1: all.
-        best: and so many with the lowest validation mel loss.
+        best: and so many of the best.
         epochs: and, for ever, those at the end of every so many epochs.
+        by: the metric that tells how good one is; lower is better.
     """
 
     newest: int = 3
     best: int = 1
     epochs: int | None = None
+    by: str = RunConfig.keep_best_by
 
     @classmethod
     def of(cls, run: RunConfig) -> Keep:
         """As the flags say."""
-        return cls(run.keep_newest, run.keep_best, run.keep_epochs)
+        best, by = run.keep_best, run.keep_best_by
+        best, by = (1, best) if isinstance(best, str) else (best, by)
+        return cls(run.keep_newest, best, run.keep_epochs, by)
+
+    def ranked(self, metrics: Mapping[int, Mapping[str, float]]) -> list[int]:
+        """The steps of which the metric is known, the best first."""
+        known = {step: of_step.get(self.by, math.inf) for step, of_step in metrics.items()}
+        return sorted(filter(lambda s: math.isfinite(known[s]), known), key=known.__getitem__)
 
     def kept(self, steps: Sequence[int], metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
-        """Those of `steps` (ascending) that stay, by the ``mel`` and ``epochs`` of each."""
+        """Those of `steps` (ascending) that stay, by the metrics and ``epochs`` of each."""
         if self.newest < 0:
             return set(steps)
-        heard = [s for s in steps if math.isfinite(metrics[s].get("mel", math.inf))]
-        best = sorted(heard, key=lambda s: metrics[s]["mel"])[: self.best]
+        best = self.ranked({step: metrics[step] for step in steps})[: self.best]
         ends = [s for s in steps if self.epochs and _at_end(metrics[s].get("epochs"), self.epochs)]
         return {*steps[-self.newest :], *best, *ends}
 
@@ -126,7 +135,7 @@ class Checkpoints:
         self._saving = self._thread.submit(self._finish, step, copied)
 
     def attach(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Put numbers beside a step that `save` was called for: they decide what is kept."""
+        """Put more numbers beside a step that `save` was called for: they decide what is kept."""
         if step == self.newest:
             self._thread.submit(self._attach, step, dict(metrics))
 
@@ -169,12 +178,14 @@ class Checkpoints:
         digests.sync_directory(self.directory)
         self._tidy()
 
-    def _attach(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _attach(self, step: int, metrics: dict[str, float]) -> None:
         directory = self.directory / str(step)
         if not directory.is_dir():  # it could not be saved
             return
+        known = metrics_of(directory)
+        known.pop("epochs", None)  # which is the metadata's
         try:
-            digests.write_sealed(directory / METRICS, metrics)
+            digests.write_sealed(directory / METRICS, known | metrics)
         except OSError as error:
             _LOGGER.warning("%s: cannot be written: %s", directory / METRICS, error.strerror)
         self._tidy()
@@ -212,6 +223,30 @@ def _by_itself(settings: ocp.Context) -> None:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def best_step(run_dir: Path) -> Path:
+    """The directory of a run's best step, by what the run keeps them by.
+
+    Raises:
+        UserError: no step of it was judged by that, or there is none.
+    """
+    newest, contents, _ = newest_whole(run_dir)
+    keep = Keep.of(contents.metadata.config.run)
+    steps = {
+        int(directory.name): metrics_of(directory) for directory in step_directories(newest.parent)
+    }
+    ranked = keep.ranked(steps)
+    if not ranked:
+        raise UserError(
+            f"{run_dir}: no step in it has a {keep.by!r} (--keep-best-by): expected a run that "
+            "was validated; without --best the latest step is used"
+        )
+    value = steps[ranked[0]][keep.by]
+    _LOGGER.info(
+        "%s: step %d is the best of %d by %s, %.6g", run_dir, ranked[0], len(ranked), keep.by, value
+    )
+    return newest.with_name(str(ranked[0]))
 
 
 def write_new(run_dir: str | Path, step: int, state: Any, metadata: Metadata) -> Path:

@@ -17,6 +17,7 @@ from vits_jax.checkpoints import store
 from vits_jax.checkpoints.digests import Damaged
 from vits_jax.checkpoints.piper import reading as piper
 from vits_jax.checkpoints.remote import fetched
+from vits_jax.checkpoints.saving import best_step
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.data.voice_config import read_voice_config
 from vits_jax.errors import UserError
@@ -41,6 +42,7 @@ class Source(Protocol):
         shapes: ``{"model_g": {name: shape}, "model_d": ...}`` of the parameters it has;
             a voice that was published without its discriminators lacks ``model_d``.
         unused: names of tensors of networks that there are not here.
+        averaged: whether it has averages of the generator's parameters too.
     """
 
     @property
@@ -51,17 +53,21 @@ class Source(Protocol):
     def shapes(self) -> Mapping[str, Shapes]: ...
     @property
     def unused(self) -> Sequence[str]: ...
+    @property
+    def averaged(self) -> bool: ...
 
     def parameters(
         self, names: Mapping[str, Collection[str]], sharding: Sharding
     ) -> dict[str, Parameters]:
         """Some parameters, by network and name."""
 
-    def generator(self, sharding: Sharding) -> Parameters:
-        """The generator's parameters; those that speaking never reads may be zero."""
+    def generator(self, sharding: Sharding, averages: bool = False) -> Parameters:
+        """The generator's parameters, or their averages; what speaking never reads may be zero."""
 
     def state(self, target: TrainState) -> TrainState:
         """The whole state, for a target of `jax.ShapeDtypeStruct` with ``sharding``.
+
+        Averages, which it may have, are left where the target has none.
 
         Raises:
             UserError: it has weights alone, or not all of them.
@@ -77,6 +83,10 @@ class _Stored:
     unused: Sequence[str] = ()
 
     @property
+    def averaged(self) -> bool:
+        return self.contents.has_averages
+
+    @property
     def metadata(self) -> Metadata:
         return self.contents.metadata
 
@@ -87,6 +97,12 @@ class _Stored:
     def parameters(
         self, names: Mapping[str, Collection[str]], sharding: Sharding
     ) -> dict[str, Parameters]:
+        return self._restored("params", names, sharding)
+
+    def _restored(
+        self, part: str, names: Mapping[str, Collection[str]], sharding: Sharding
+    ) -> dict[str, Parameters]:
+        """Of a part of the state that is laid out like its parameters."""
         wanted = {
             network: {
                 n: jax.ShapeDtypeStruct(self.shapes[network][n], np.float32, sharding=sharding)
@@ -94,15 +110,16 @@ class _Stored:
             }
             for network, some in names.items()
         }
-        return store.restore(self.where, {"params": wanted})["params"]
+        return store.restore(self.where, {part: wanted})[part]
 
-    def generator(self, sharding: Sharding) -> Parameters:
+    def generator(self, sharding: Sharding, averages: bool = False) -> Parameters:
         needed, stored = parameter_shapes(self.metadata.config)[GENERATOR], self.shapes[GENERATOR]
         absent = [name for name in needed if name not in stored]
         lost = [name for name in absent if not name.startswith(UNHEARD)]
         if lost:
             raise UserError(f"{self.where}: the checkpoint lacks {', '.join(lost)}")
-        parameters = self.parameters({GENERATOR: stored}, sharding)[GENERATOR]
+        part = "averages" if averages else "params"
+        parameters = self._restored(part, {GENERATOR: stored}, sharding)[GENERATOR]
         zeros = {name: np.zeros(needed[name], np.float32) for name in absent}
         return parameters | jax.device_put(zeros, sharding)
 
@@ -131,6 +148,10 @@ class _Piper:
         return self.checkpoint.left
 
     @property
+    def averaged(self) -> bool:
+        return bool(self.checkpoint.averages)
+
+    @property
     def shapes(self) -> Mapping[str, Shapes]:
         params = self.checkpoint.params
         return {network: {n: a.shape for n, a in params[network].items()} for network in params}
@@ -144,12 +165,15 @@ class _Piper:
             for network, some in names.items()
         }
 
-    def generator(self, sharding: Sharding) -> Parameters:
-        names = {GENERATOR: self.checkpoint.params[GENERATOR]}
-        return self.parameters(names, sharding)[GENERATOR]
+    def generator(self, sharding: Sharding, averages: bool = False) -> Parameters:
+        checkpoint = self.checkpoint
+        arrays = (checkpoint.averages if averages else checkpoint.params)[GENERATOR]
+        return {name: _put(array, sharding) for name, array in arrays.items()}
 
     def state(self, target: TrainState) -> TrainState:
         whole = numpy_state(self.checkpoint, self.where)
+        if not target.averages:
+            whole = whole.replace(averages={})
         return jax.tree.map(
             lambda x, t: _put(x.astype(t.dtype, copy=False), t.sharding), whole, target
         )
@@ -179,26 +203,35 @@ def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> TrainState:
         for network, moments in checkpoint.optimizer.items()
     }
     step = np.array(checkpoint.step, np.int32)
-    return TrainState(step, checkpoint.params, optimizers)
+    return TrainState(step, checkpoint.params, optimizers, checkpoint.averages)
 
 
-def open_checkpoint(path: str | Path, voice_config: str | Path | None = None) -> Source:
+def open_checkpoint(
+    path: str | Path, voice_config: str | Path | None = None, *, best: bool = False
+) -> Source:
     """A run directory (its latest step), one step's directory, or a ``.ckpt``.
 
     Of a run in an object store the newest whole step comes here.
 
     Args:
         voice_config: the ``config.json`` of the dataset that a ``.ckpt`` was trained on.
+        best: of a run directory the best step that is kept, not its latest.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
+    if best and is_remote(path):
+        raise UserError(f"--best {path}: of a run in an object store the newest step alone is read")
     path = fetched(str(path)) if is_remote(path) else Path(path)
+    if best and not (path / store.DIRECTORY).is_dir():
+        raise UserError(f"--best {path}: expected a run directory, to choose among its steps")
     if path.suffix == ".ckpt" and not path.is_dir():
         voice = None if voice_config is None else read_voice_config(Path(voice_config))
         return _Piper(path, piper.read(path, voice))
     step_dir = store.resolve(path)
-    if step_dir == path.absolute():
+    if best:
+        step_dir = best_step(path)
+    if best or step_dir == path.absolute():
         return _Stored(step_dir, store.read_contents(step_dir))
     source, damaged = open_newest(path)
     for error in damaged.values():

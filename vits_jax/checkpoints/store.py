@@ -2,10 +2,10 @@
 
 ::
 
-    RUN/checkpoints/STEP/state         step, parameters, optimizer moments
+    RUN/checkpoints/STEP/state         step, parameters, optimizer moments, averages if any
     RUN/checkpoints/STEP/…METADATA     `Metadata` as JSON
     RUN/checkpoints/STEP/digests.json  SHA-256 of every file (`digests`)
-    RUN/checkpoints/STEP/metrics.json  validation mel loss (for what is kept), once it is known
+    RUN/checkpoints/STEP/metrics.json  validation losses (for what is kept), once they are known
     RUN/checkpoints/STEP.damaged       a step that was found not to be what was saved
 
 A step's directory gets its name when it is complete: a run killed while it saves has the
@@ -147,6 +147,7 @@ class Contents:
     metadata: Metadata
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
     has_optimizer: bool
+    has_averages: bool
 
 
 def read_contents(step_dir: Path) -> Contents:
@@ -169,7 +170,7 @@ def read_contents(step_dir: Path) -> Contents:
             network: {name: tuple(array.shape) for name, array in arrays.items()}
             for network, arrays in state.params.items()
         }
-        return Contents(metadata, shapes, bool(state.optimizer))
+        return Contents(metadata, shapes, bool(state.optimizer), bool(state.averages))
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{step_dir}: damaged: its index is not what was saved") from error
 
@@ -180,7 +181,7 @@ def read_metadata(step_dir: Path) -> Metadata:
 
 
 def metrics_of(step_dir: Path) -> dict[str, float]:
-    """What is known of a step: ``mel``, a validation's loss, and ``epochs`` at an epoch's end.
+    """What is known of a step: metrics (``mel`` …), lower is better; ``epochs`` at an epoch's end.
 
     Numbers decide what is kept, and nothing else: what cannot be read is not known.
     """

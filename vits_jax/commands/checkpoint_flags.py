@@ -13,6 +13,22 @@ def add_checkpoint(parser: Parser) -> None:
     """``--checkpoint``, and what goes with one of Piper's."""
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_voice_config(parser)
+    add_which(parser)
+
+
+def add_which(parser: Parser) -> None:
+    """``--best`` and ``--no-ema``, of commands that speak."""
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="of a run directory the best step that is kept (train --keep-best-by), not the latest",
+    )
+    parser.add_argument(
+        "--no-ema",
+        dest="ema",
+        action="store_false",
+        help="use the plain weights where the checkpoint has averages too (train --ema-decay)",
+    )
 
 
 def add_voice_config(parser: Parser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vits_jax.cli import Parser, run
-from vits_jax.commands.checkpoint_flags import CHECKPOINT, add_voice_config
+from vits_jax.commands.checkpoint_flags import CHECKPOINT, add_voice_config, add_which
 from vits_jax.errors import UserError
 
 
@@ -39,6 +39,8 @@ def _main(argv: Sequence[str]) -> None:
         alignments=flags.alignments,
         streaming=flags.streaming,
         voice_config=flags.voice_config,
+        ema=flags.ema,
+        best=flags.best,
     )
 
 
@@ -51,6 +53,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("output", metavar="VOICE.onnx", help="written with its companions")
     add_voice_config(parser)
+    add_which(parser)
     parser.add_argument(
         "--alignments", action="store_true", help="give the phonemes' durations as a second output"
     )

@@ -51,7 +51,7 @@ def _main(argv: Sequence[str]) -> None:
     from vits_jax.voice.speech import Settings, joined
 
     use_cache()
-    voice = load(flags.checkpoint, flags.voice_config)
+    voice = load(flags.checkpoint, flags.voice_config, ema=flags.ema, best=flags.best)
     if flags.sample_rate not in (None, voice.sample_rate):
         raise UserError(
             f"--sample-rate {flags.sample_rate}: this voice was trained at {voice.sample_rate} Hz "

@@ -74,7 +74,8 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
         type=int,
         required=True,
         metavar="HERTZ",
-        help="sample rate of the voice: 22050, or 16000 for x-low and low",
+        help="sample rate of the voice: 22050, or 16000 for x-low and low, 44100 for high-44k, "
+        "48000 for high-48k",
     )
     add(
         "--dataset-format",

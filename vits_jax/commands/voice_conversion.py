@@ -37,7 +37,7 @@ def _main(argv: Sequence[str]) -> None:
     except AudioFault as fault:
         raise UserError(f"{source}: {fault}") from fault
     use_cache()
-    voice = load(flags.checkpoint, flags.voice_config)
+    voice = load(flags.checkpoint, flags.voice_config, ema=flags.ema, best=flags.best)
     audio = resample(audio, rate, voice.sample_rate)
     converted = voice.convert(audio, flags.from_speaker, flags.to_speaker, flags.seed)
     content = io.BytesIO()

@@ -6,6 +6,7 @@ import logging
 
 from jax.sharding import Mesh
 
+from vits_jax.checkpoints.saving import Keep
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.manifest import Dataset
@@ -41,7 +42,8 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
     )
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""
-    _LOGGER.info("checkpoints kept: %s, the best %d%s", newest, run.keep_best, for_ever)
+    keep = Keep.of(run)
+    _LOGGER.info("checkpoints kept: %s, the best %d by %s%s", newest, keep.best, keep.by, for_ever)
 
 
 def warn_if_over(start: Start, position: Position, end: float) -> None:

@@ -56,7 +56,8 @@ class Evaluation:
     Attributes:
         scalars: numbers by name, as in TensorBoard; more may come among what is shown.
         shown: speech, pictures and the like; made when they are asked for.
-        keep_by: of the scalars, those that tell how good the checkpoint is, by their names there.
+        keep_by: numbers that tell how good the checkpoint is, by the names that `--keep-best-by`
+            calls them: lower is better, so an evaluator negates what should be high.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)

@@ -68,7 +68,7 @@ class SpokenExamples:
 
     def ahead(self, state: TrainState) -> None:
         if len(self._rows):
-            params = abstract_copy(state.params[GENERATOR], self._mesh)
+            params = abstract_copy(state.judged[GENERATOR], self._mesh)
             to_encode, to_decode = speech.abstract_arguments(self._config, params, self._shape)
             self._encode.ahead((1, self._shape[0]), *to_encode)
             self._decode.ahead((1, self._shape[1]), *to_decode)
@@ -81,7 +81,7 @@ class SpokenExamples:
         self, state: TrainState, step: int, stop: Stop
     ) -> Iterator[Sound | Picture | dict[str, float]]:
         audio, cut, told = self._config.audio, [], []
-        params = local(state.params[GENERATOR])
+        params = local(state.judged[GENERATOR])
         compiled = self._stages._replace(
             encode=functools.partial(self._encode, (1, self._shape[0])),
             decode=lambda *own, n_frames: self._decode((1, n_frames), *own),

@@ -215,6 +215,7 @@ def _train(
                     report(lag=0)
                     for evaluator in looking:
                         output.evaluate(evaluator, state, position, stop)
+                    output.evaluated(evaluators, stop)
                     output.judge(step, judging, stop)
                     processes.meet()  # the first one was at it longer
         if step > first.step or compiler.failure is None:

@@ -132,6 +132,7 @@ def _identity(config: Config, mesh: Mesh) -> str:
         "precision": chosen(config.run.precision, device.platform),
         "parts": config.data.accumulate_grad_batches,
         **{name: sections[name] for name in ("audio", "model")},
+        **({"averages": True} if config.optimizer.ema_decay else {}),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -63,6 +63,27 @@ def update(
     return new["params"], {"count": count, "mu": new["mu"], "nu": new["nu"]}
 
 
+def averaged(
+    averages: Parameters, parameters: Parameters, decay: float, *, apply: jax.Array
+) -> Parameters:
+    """One step of a running average (Polyak & Juditsky 1992), exponentially weighted, or none.
+
+    ``decay * average + (1 - decay) * parameter``, written as what an average moves by: in
+    float32 the two factors do not add up to 1, and what an average rests at would be off by up
+    to their error over ``1 - decay``, 1.7e-4 of it at 0.9999 (docs/log.md).
+
+    Args:
+        averages: of one network, ``{name: array}``.
+        parameters: of which they are, updated.
+        decay: what stays of an average.
+        apply: bool ``[]``; where it is false, nothing changes.
+    """
+    return {
+        name: jnp.where(apply, average + (1 - decay) * (parameters[name] - average), average)
+        for name, average in averages.items()
+    }
+
+
 class _Scalars(NamedTuple):
     """Of one step, each ``[]``, the same for all tensors."""
 

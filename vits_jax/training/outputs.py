@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,10 @@ class Outputs:
         self._run, self._saves, self._alone = run, Saves(run), processes.alone
         if not processes.first:
             run_dir = None  # the first one writes
-        self._checkpoints = None if run_dir is None else Checkpoints(run_dir, Keep.of(run))
+        self._keep = Keep.of(run)
+        self._checkpoints = None if run_dir is None else Checkpoints(run_dir, self._keep)
+        self._asked: set[int] = set()  # evaluators that had their turn, by `id` ...
+        self._given: set[str] | None = set()  # ... and what they gave to keep the best by
         self.records = Records(run_dir, step, run.logger)
         self.records.parameters(_flat(config))
         self._samples = None if run_dir is None else Samples(run_dir)
@@ -164,8 +168,26 @@ class Outputs:
             self.records.scalars(position.step, found.scalars)
             if self._checkpoints is not None and found.keep_by:
                 self._checkpoints.attach(position.step, found.keep_by)
+            self._asked.add(id(evaluator))
+            if self._given is not None:
+                self._given.update(found.keep_by)
             for each in found.shown:
                 self._show(position.step, each)
+
+    def evaluated(self, evaluators: Sequence[Evaluator], stop: Stop) -> None:
+        """After some of them: once each had its turn, warn if none tells what is best, once."""
+        given, keep = self._given, self._keep
+        if given is None or stop.asked or not self._asked.issuperset(map(id, evaluators)):
+            return
+        self._given = None
+        # Without a validation set there is nothing, of which nobody spoke.
+        expected = given or keep.by != RunConfig.keep_best_by
+        if self._checkpoints is not None and keep.best and keep.by not in given and expected:
+            _LOGGER.warning(
+                "--keep-best-by %s: no evaluation gives such a number (%s): no checkpoint is kept "
+                "as the best",
+                *(keep.by, f"they give {', '.join(sorted(given))}" if given else "they give none"),
+            )
 
     def epoch(self) -> None:
         """An epoch is over: a line in the run's log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from vits_jax.cli import version
 from vits_jax.compiler import Compiler
 from vits_jax.config import Config
-from vits_jax.config_checks import check, check_batch
+from vits_jax.config_checks import check, check_batch, doubts
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.planning import Planner
 from vits_jax.data.manifest import Dataset, load_dataset
@@ -33,6 +34,8 @@ from vits_jax.training.start import Start, find_start
 from vits_jax.training.step import make_train_step
 from vits_jax.training.timeline import Timeline
 from vits_jax.training.validation import Validation
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Prepared:
 
 
 def of_dataset(config: Config) -> Config:
-    """With what only the dataset can say.
+    """With what only the dataset can say; warns where its rate is not the preset's.
 
     Raises:
         UserError: it cannot be read, or the configuration is not possible.
@@ -80,6 +83,8 @@ def of_dataset(config: Config) -> Config:
         }
     )
     check(config)
+    for doubt in doubts(config.audio):
+        _LOGGER.warning("warning: %s", doubt)
     return config
 
 

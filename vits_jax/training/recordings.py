@@ -60,7 +60,7 @@ class Recordings:
 
     def ahead(self, state: TrainState) -> None:
         if self._rows:
-            params = abstract_copy(state.params[GENERATOR], self._mesh)
+            params = abstract_copy(state.judged[GENERATOR], self._mesh)
             given = abstract_arguments(self._config, params, self._shape)
             self._program.ahead((1, *self._shape), *given)
 
@@ -69,7 +69,7 @@ class Recordings:
         return Evaluation(shown=self._show(state, stop))
 
     def _show(self, state: TrainState, stop: Stop) -> Iterator[Sound | Picture]:
-        audio, params = self._config.audio, local(state.params[GENERATOR])
+        audio, params = self._config.audio, local(state.judged[GENERATOR])
         shape, rate, hop = (1, *self._shape), audio.sample_rate, audio.hop_length
         for number, row in self._rows:
             if stop.asked or not self._program.ready(shape, lambda: stop.asked):

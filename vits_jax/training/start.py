@@ -21,7 +21,7 @@ from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.planning import Planner
 from vits_jax.errors import UserError
 from vits_jax.model.networks import parameter_shapes
-from vits_jax.state import Position, TrainState, abstract_state, create_state
+from vits_jax.state import Position, TrainState, abstract_state, begin_averages, create_state
 from vits_jax.training.mesh import formats, of_this_process, processes_of, put_copies, replicated
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,10 +35,11 @@ MAY_CHANGE = frozenset(
         *("max_epochs", "max_steps", "max_time", "fast_dev_run"),
         *("devices", "accelerator", "precision", "coordinator", "num_nodes", "node_rank"),
         *_SCHEDULE,
-        "data_on_device",
+        *("ema_decay", "data_on_device"),
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
-        *("keep_newest", "keep_best", "keep_epochs", "strict", "max_skipped_updates"),
+        *("keep_newest", "keep_best", "keep_best_by", "keep_epochs"),
+        *("strict", "max_skipped_updates"),
         *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
         *CHECKPOINT_FLAGS,
     }
@@ -64,21 +65,37 @@ class Start:
     def state(self, config: Config, mesh: Mesh) -> TrainState:
         """Fresh, or from the checkpoint; a copy on every device (`mesh.formats`)."""
         state = self._state(config, mesh)
+        if config.optimizer.ema_decay and not state.averages:
+            if self._goes_on:
+                _LOGGER.info("averages of the weights begin at step %d", self.position.step)
+            state = begin_averages(state)
         return put_copies(state, formats(state, mesh))
 
     def shapes(self, config: Config, mesh: Mesh) -> TrainState:
         """The state's, of `jax.ShapeDtypeStruct`."""
         return abstract_state(config, replicated(mesh))
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether with the whole state of a checkpoint."""
+        return self.source is not None and self.transfer is None
+
     def _state(self, config: Config, mesh: Mesh) -> TrainState:
+        """Without averages where they begin here."""
         if self.source is None or self.transfer is not None:
             state = create_state(config, jax.random.key(config.run.seed))
             if self.transfer is not None and self.source is not None:
-                return state.replace(params=self.transfer.apply(state.params, self.source))
+                params = self.transfer.apply(state.params, self.source)
+                return state.replace(params=params, averages={})
             return state
         # Several processes read it each for themselves.
         there = mesh if processes_of(mesh) == 1 else of_this_process(mesh)
-        return self.source.state(self.shapes(config, there))
+        target = self.shapes(config, there)
+        if not self.source.averaged:
+            target = target.replace(averages={})
+        elif not target.averages:
+            _LOGGER.info("--ema-decay 0: the averages in %s are left", self.source.where)
+        return self.source.state(target)
 
 
 def find_start(

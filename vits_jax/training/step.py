@@ -312,7 +312,13 @@ def _updated(
                 apply=finite,
             )
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
-    return state.replace(step=state.step + 1, params=params, optimizer=optimizers), metrics
+    state = state.replace(step=state.step + 1, params=params, optimizer=optimizers)
+    if o.ema_decay:
+        with jax.named_scope("averages"):
+            average = outlined(functools.partial(optimizer.averaged, decay=o.ema_decay), platform)
+            own = average(state.averages[GENERATOR], params[GENERATOR], apply=finite)
+        state = state.replace(averages={GENERATOR: own})
+    return state, metrics
 
 
 def _parts_of(config: Config) -> tuple[Any, ...]:

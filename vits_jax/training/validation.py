@@ -97,7 +97,7 @@ class Validation:
 
     def ahead(self, state: TrainState) -> None:
         """Have compiled what it will need, in that order; of `state` only shapes matter."""
-        params = abstract_copy(state.params, self._mesh)
+        params = abstract_copy(state.judged, self._mesh)
         row = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
         for index in self._plan.epoch(0).buckets[: self._count]:
             bucket = self._plan.buckets[index]
@@ -105,14 +105,14 @@ class Validation:
             self._step.ahead(bucket.shape, params, batch, row)
 
     def __call__(self, state: TrainState, position: Position, stop: Stop) -> Evaluation:
-        """The losses as ``validation/NAME``; the mel loss tells how good a checkpoint is."""
+        """The losses as ``validation/NAME``; each may tell how good a checkpoint is."""
         losses = self.losses(state, position.step, stop)
         if losses:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
             _LOGGER.info("validation after step %d: %s", position.step, shown)
         return Evaluation(
             {f"validation/{name}": value for name, value in losses.items()},
-            keep_by={"mel": losses["mel"]} if "mel" in losses else {},
+            keep_by=losses,
         )
 
     def losses(self, state: TrainState, step: int, stop: Stop) -> dict[str, float]:
@@ -159,7 +159,7 @@ class Validation:
     ) -> dict[str, jax.Array]:
         with jax.transfer_guard("disallow"):
             row = put_copies(np.int32(first_row), replicated(self._mesh))
-            return self._step(bucket.shape, state.params, batch, row)
+            return self._step(bucket.shape, state.judged, batch, row)
 
     def _warn(self, state: TrainState, step: int, broken: Sequence[int]) -> None:
         """Name what is not finite: in the first batch that is broken, each row by itself."""

@@ -85,7 +85,7 @@ def card(name: str, step: str, voice: Voice, config: dict[str, Any], form: str) 
 * Sample rate: {config["audio"]["sample_rate"]:,} Hz
 * Phonemes: {config["phoneme_type"]}
 * Network: VITS, {parameters:.1f} M parameters, {durations} durations
-* Weights: {form}
+* Weights: {form}{", averaged over training steps" if voice.averaged else ""}
 
 ## Dataset
 

@@ -52,6 +52,8 @@ def export(
     alignments: bool = False,
     streaming: bool = False,
     voice_config: str | Path | None = None,
+    ema: bool = True,
+    best: bool = False,
 ) -> Exported:
     """Write ``voice.onnx`` and what belongs beside it.
 
@@ -62,6 +64,8 @@ def export(
         alignments: list the durations as a second output.
         streaming: write ``voice.streaming/encoder.onnx`` and ``decoder.onnx`` as well.
         voice_config: the ``config.json`` that goes with a ``.ckpt``.
+        ema: take the averages of the weights, where it has some.
+        best: of a run directory the best step that is kept, not its latest.
 
     Raises:
         UserError: no checkpoint, one without a phoneme map, a file that cannot be written.
@@ -71,8 +75,8 @@ def export(
     if output.suffix != ".onnx":
         raise UserError(f"{output}: expected a name that ends in .onnx")
     files.check_writable(output.parent)
-    source = open_checkpoint(checkpoint, voice_config)
-    voice = of_source(source)
+    source = open_checkpoint(checkpoint, voice_config, best=best)
+    voice = of_source(source, ema=ema)
     if not voice.dataset.get("phoneme_id_map"):
         raise UserError(
             f"{checkpoint}: no phoneme map in it (phoneme_id_map in its dataset's config.json), "

@@ -40,13 +40,15 @@ _LOGGER = logging.getLogger(__name__)
 class Voice:
     """A generator with its parameters, and what its dataset said of phonemes and speakers.
 
-    `dataset` is the ``config.json`` of the dataset that the voice was trained on.
+    `dataset` is the ``config.json`` of the dataset that the voice was trained on; `averaged` says
+    whether the parameters are the checkpoint's averages.
     """
 
     config: Config
     dataset: Mapping[str, Any]
     parameters: Parameters
     stages: Stages
+    averaged: bool = False
 
     @property
     def sample_rate(self) -> int:
@@ -313,28 +315,43 @@ class Voice:
         return int(speaker_id)
 
 
-def load(checkpoint: str | Path, voice_config: str | Path | None = None) -> Voice:
+def load(
+    checkpoint: str | Path,
+    voice_config: str | Path | None = None,
+    *,
+    ema: bool = True,
+    best: bool = False,
+) -> Voice:
     """A voice from a run directory (its latest step), one step's directory, or a ``.ckpt``.
 
     Args:
         checkpoint: its path.
         voice_config: the ``config.json`` of the dataset that a ``.ckpt`` was trained on: it
             has the symbols and speakers, which a ``.ckpt`` lacks.
+        ema: speak with the averages of the weights, where it has some.
+        best: of a run directory the best step that is kept, not its latest.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return of_source(open_checkpoint(checkpoint, voice_config))
+    return of_source(open_checkpoint(checkpoint, voice_config, best=best), ema=ema)
 
 
-def of_source(source: Source) -> Voice:
-    """The voice of an opened checkpoint.
+def of_source(source: Source, *, ema: bool = True) -> Voice:
+    """The voice of an opened checkpoint; says which weights it has, if there are two kinds.
 
     Raises:
         UserError: it lacks weights, or they are not finite.
     """
+    averaged = ema and source.averaged
+    if source.averaged:
+        which = "averaged weights (--no-ema: plain ones)" if averaged else "plain weights"
+        _LOGGER.info("%s: %s", source.where, which)
+    elif not ema:
+        _LOGGER.info("%s: it has no averages, its weights are plain ones anyway", source.where)
     metadata = source.metadata
-    parameters = source.generator(SingleDeviceSharding(jax.devices()[0]))
+    device = SingleDeviceSharding(jax.devices()[0])
+    parameters = source.generator(device, averages=averaged)
     broken = [name for name, value in parameters.items() if not np.isfinite(value).all()]
     if broken:
         raise UserError(
@@ -342,7 +359,8 @@ def of_source(source: Source) -> Voice:
             f"{len(parameters)} tensors, such as {broken[0]}): use a checkpoint from before it "
             "was broken"
         )
-    return Voice(metadata.config, metadata.dataset, parameters, make_stages(metadata.config))
+    stages = make_stages(metadata.config)
+    return Voice(metadata.config, metadata.dataset, parameters, stages, averaged)
 
 
 def _check_sound(audio: np.ndarray, what: str) -> None:

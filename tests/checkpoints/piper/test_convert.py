@@ -21,6 +21,7 @@ from vits_jax.checkpoints.piper.convert import export_ckpt, import_ckpt
 from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.config import Config
 from vits_jax.errors import UserError
+from vits_jax.state import abstract_state
 
 CPU = SingleDeviceSharding(jax.devices()[0])
 
@@ -75,6 +76,58 @@ def test_the_oracle_loads_an_export_strictly(saved: Path, tmp_path: Path, any_wi
     optimizers = oracle.optimizers(SMALLEST, generator, discriminator)
     for optimizer, state in zip(optimizers, after["optimizer_states"]):
         optimizer.load_state_dict(state)
+
+
+def test_averages_travel_beside_the_weights(
+    tmp_path: Path, any_width: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There and back bit for bit; Piper loads the file and trains on with the plain weights."""
+    values = ckpt()
+    weights = {n: x for n, x in values["state_dict"].items() if n.startswith("model_g.")}
+    averages = {name: tensor + 1 for name, tensor in weights.items()}
+    values |= {"ema_state_dict": averages, "ema_decay": 0.75}
+    path = write(values, tmp_path / "in.ckpt")
+    import_ckpt(path, tmp_path / "run")
+    for source in (open_checkpoint(path), open_checkpoint(tmp_path / "run")):
+        assert source.averaged
+        assert source.metadata.config.optimizer.ema_decay == 0.75
+        for wanted, found in ((averages, True), (weights, False)):
+            for name, array in source.generator(CPU, averages=found).items():
+                np.testing.assert_array_equal(array, wanted[f"model_g.{name}"].numpy())
+    source = open_checkpoint(path)
+    target = abstract_state(source.metadata.config, CPU)
+    assert source.state(target).averages.keys() == {"model_g"}
+    assert source.state(target.replace(averages={})).averages == {}
+    export_ckpt(tmp_path / "run", tmp_path / "out.ckpt")
+    after = torch.load(tmp_path / "out.ckpt", weights_only=True)
+    assert after["ema_decay"] == 0.75
+    for part in ("state_dict", "ema_state_dict"):
+        assert list(after[part]) == list(values[part])
+        assert all(torch.equal(after[part][name], x) for name, x in values[part].items())
+
+    monkeypatch.setattr(
+        sys.modules[oracle.VitsModel.__module__],
+        "MultiPeriodDiscriminator",
+        lambda *_, **__: oracle.discriminator(16),
+    )
+    model = oracle.VitsModel.load_from_checkpoint(
+        tmp_path / "out.ckpt", strict=True, mos_metric="none"
+    )
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], x) for name, x in values["state_dict"].items())
+
+
+def test_averages_that_are_not_of_its_weights_are_refused(tmp_path: Path) -> None:
+    values = ckpt()
+    averages = {n: x for n, x in values["state_dict"].items() if n.startswith("model_g.")}
+    averages["model_g.dec.conv_pre.bias"] = torch.ones(3)
+    values |= {"ema_state_dict": averages, "ema_decay": 0.75}
+    with pytest.raises(UserError, match=r"ema_state_dict: dec\.conv_pre\.bias: not that"):
+        open_checkpoint(write(values, tmp_path / "x.ckpt"))
+    # Something of another program's that is called so.
+    values |= {"ema_state_dict": {"shadow": 1}}
+    del values["ema_decay"]
+    assert not open_checkpoint(write(values, tmp_path / "y.ckpt")).averaged
 
 
 def test_an_export_says_nothing_that_pipers_command_line_refuses() -> None:

@@ -41,7 +41,8 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
     if whole:
         state = numpy_state(checkpoint, path)
     else:
-        state = TrainState(np.array(checkpoint.step, np.int32), checkpoint.params)
+        step = np.array(checkpoint.step, np.int32)
+        state = TrainState(step, checkpoint.params, averages=checkpoint.averages)
     for name in checkpoint.left:
         _LOGGER.info("left out: %s", name)
     step_dir = saving.write_new(output, checkpoint.step, state.to_dict(), checkpoint.metadata)
@@ -56,6 +57,9 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
 
 def export_ckpt(checkpoint: str | Path, output: Path, voice_config: Path | None = None) -> None:
     """A checkpoint as a ``.ckpt`` that ``piper.train fit --ckpt_path`` continues from.
+
+    Its ``model_g`` are the plain weights, with which training goes on; averages stand beside
+    them, where Lightning does not look and `import_ckpt` does.
 
     Raises:
         UserError: there is no checkpoint, it is not one of a whole run, Piper has no such

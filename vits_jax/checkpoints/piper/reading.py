@@ -33,6 +33,9 @@ _ODD = (
     *(RecursionError, RuntimeError, TypeError, ValueError),
 )
 
+AVERAGES, DECAY = "ema_state_dict", "ema_decay"
+"""What averages are called in a ``.ckpt``: entries of ours, of which Lightning knows nothing."""
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -47,6 +50,7 @@ class PiperCheckpoint:
         step: batches trained.
         metadata: configuration and position.
         left: tensors of the file that no network here has, by their names in it.
+        averages: of the generator, like `params`; empty where the file has none.
     """
 
     params: dict[str, Arrays]
@@ -54,6 +58,7 @@ class PiperCheckpoint:
     step: int
     metadata: Metadata
     left: list[str]
+    averages: dict[str, Arrays]
 
 
 def read(path: Path, voice: VoiceConfig | None = None) -> PiperCheckpoint:
@@ -92,6 +97,7 @@ def _read(values: Mapping[str, Any], path: Path, voice: VoiceConfig | None) -> P
     expected = parameter_shapes(config)
     _compare(shapes, expected, config, voice, path)
     params = {network: {n: params[network][n] for n in expected[network]} for network in params}
+    averages = _averages(values, expected, path)
     optimizer, settings = _optimizers(values, params, left, path)
     step, epoch = _position(values, path)
     rates = _optimizer_config(values, given, settings, path)
@@ -102,7 +108,7 @@ def _read(values: Mapping[str, Any], path: Path, voice: VoiceConfig | None) -> P
         {},
         decay_from=epoch,
     )
-    return PiperCheckpoint(params, optimizer, step, metadata, left)
+    return PiperCheckpoint(params, optimizer, step, metadata, left, averages)
 
 
 def _hyperparameters(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -147,6 +153,24 @@ def _tensors(state_dict: Mapping[str, Any], path: Path) -> tuple[dict[str, Array
         raise UserError(f"{path}: not a Piper checkpoint: no tensor of it begins with model_g.")
     _raise(wrong, path)
     return params, left
+
+
+def _has_averages(values: Mapping[str, Any]) -> bool:
+    return DECAY in values and isinstance(values.get(AVERAGES), Mapping)
+
+
+def _averages(
+    values: Mapping[str, Any], expected: Mapping[str, Mapping[str, tuple[int, ...]]], path: Path
+) -> dict[str, Arrays]:
+    """Those that an export of ours wrote; other programs may call other things so."""
+    if not _has_averages(values):
+        return {}
+    found, _ = _tensors(values[AVERAGES], path)
+    got = {name: array.shape for name, array in found[GENERATOR].items()}
+    if got != expected[GENERATOR]:
+        odd = sorted({name for name, _ in got.items() ^ expected[GENERATOR].items()})
+        _raise([f"{AVERAGES}: {name}: not that of the weights" for name in odd], path)
+    return {GENERATOR: {name: found[GENERATOR][name] for name in expected[GENERATOR]}}
 
 
 def _compare(
@@ -261,6 +285,8 @@ def _optimizer_config(
     wanted = ("lr_decay", "lr_decay_d", "c_mel", "c_kl", "learning_rate", "learning_rate_d")
     found = {n: given[n] for n in (*wanted, "betas", "betas_d", "eps") if given.get(n) is not None}
     try:
+        if _has_averages(values):
+            found["ema_decay"] = float(values[DECAY])
         for suffix, schedule in zip(("", "_d"), values.get("lr_schedulers") or []):
             found[f"lr_decay{suffix}"] = float(schedule["gamma"])
         for suffix, group in zip(("", "_d"), groups):

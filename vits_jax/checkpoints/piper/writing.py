@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vits_jax.checkpoints.piper.reading import AVERAGES, DECAY
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config, OptimizerConfig
 from vits_jax.model.networks import NETWORKS, parameter_shapes
@@ -30,6 +31,11 @@ def to_ckpt(state: TrainState, metadata: Metadata) -> dict[str, Any]:
         (o.learning_rate, now, o.lr_decay, o.betas),
         (o.learning_rate_d, now_d, o.lr_decay_d, o.betas_d),
     )
+    averages = {
+        f"{network}.{name}": own[name]
+        for network, own in state.averages.items()
+        for name in shapes[network]
+    }
     return {
         "epoch": position.epoch,
         "global_step": len(NETWORKS) * step,
@@ -57,6 +63,7 @@ def to_ckpt(state: TrainState, metadata: Metadata) -> dict[str, Any]:
         ],
         "hparams_name": "kwargs",
         "hyper_parameters": hyperparameters(config),
+        **({AVERAGES: averages, DECAY: o.ema_decay} if averages else {}),
     }
 
 
