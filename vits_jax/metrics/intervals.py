@@ -16,7 +16,7 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-    count: int  # of the numbers that it is the mean of
+    clips: int  # how many numbers it is the mean of
 
 
 def interval(

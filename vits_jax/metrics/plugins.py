@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 
 from vits_jax.errors import UserError
-from vits_jax.metrics.metric import Metric
+from vits_jax.metrics.metric import Better, Metric
 
-_BETTER = ("lower", "higher", "nearest")
+_BETTER: tuple[Better, ...] = ("lower", "higher", "nearest")
 
 
 def plugin(where: str) -> Metric:
@@ -29,15 +29,16 @@ def plugin(where: str) -> Metric:
         raise UserError(f"--metric {where}: expected package.module:function")
     try:
         function = getattr(importlib.import_module(module_name), name, None)
-    except Exception as error:  # noqa: BLE001  another's module may raise anything
+    except Exception as error:
         raise UserError(
             f"--metric {where}: {module_name} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     if not callable(function):
         raise UserError(f"--metric {where}: {module_name} has no function {name!r}")
-    better = getattr(function, "better", "lower")
-    if better not in _BETTER:
-        raise UserError(f"--metric {where}: better is {better!r}, expected {', '.join(_BETTER)}")
+    said = getattr(function, "better", "lower")
+    better = next((known for known in _BETTER if known == said), None)
+    if better is None:
+        raise UserError(f"--metric {where}: better is {said!r}, expected {', '.join(_BETTER)}")
     needs = frozenset(getattr(function, "needs", ()))
     if not needs <= {"reference", "text"}:
         raise UserError(f"--metric {where}: needs {sorted(needs)}, expected reference or text")

@@ -39,6 +39,10 @@ def heard(clip: Clip) -> str:
     """What the recogniser hears, in its words; empty where it hears none."""
     samples = np.clip(resampled(clip, RATE) * 32767, -32768, 32767).astype("<i2")
     decoder = _decoder()
+    if not samples.any():
+        return ""  # it would hear a short word all the same
+    # It adapts to what it hears: without this a clip would be heard as the ones before it were.
+    decoder.reinit_feat()
     decoder.start_utt()
     decoder.process_raw(samples.tobytes(), full_utt=True)
     decoder.end_utt()
@@ -48,6 +52,4 @@ def heard(clip: Clip) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _decoder() -> Any:
-    # `batch`: the mean of an utterance's cepstra, not one that goes on from utterance to
-    # utterance: a clip is heard as it is, whatever was heard before.
-    return needed("pocketsphinx").Decoder(samprate=RATE, cmn="batch", loglevel="FATAL")
+    return needed("pocketsphinx").Decoder(samprate=RATE, loglevel="FATAL")

@@ -116,7 +116,7 @@ def _score(
     own = None
     if recordings and "reference" not in metric.needs:
         own = interval(_values(metric, recordings, recordings), seed=seed)
-        own = own if own.count else None
+        own = own if own.clips else None
     return Result(metric, values, interval(values, seed=seed), own)
 
 

@@ -93,7 +93,7 @@ def louder(audio: np.ndarray) -> np.ndarray:
 
 
 def embed(audio: np.ndarray) -> np.ndarray:
-    """``[samples]`` at 16 kHz to an embedding, the mean of its parts': float32 ``[256]``, norm 1."""
+    """``[samples]`` at 16 kHz to the mean of its parts' embeddings: float32 ``[256]``, norm 1."""
     starts = _parts(len(audio))
     end = (starts[-1] + _FRAMES) * _HOP
     padded = np.pad(audio, (0, max(0, end - len(audio))))

@@ -59,9 +59,10 @@ def log_mel(audio: np.ndarray, rate: int) -> np.ndarray:
 
 
 def mel_power(audio: np.ndarray, rate: int, n_fft: int, hop: int, n_mels: int) -> np.ndarray:
-    """Mel spectrogram of power, frames centred, zeros beyond the ends: float64 ``[frames, n_mels]``.
+    """Mel spectrogram of power: float64 ``[frames, n_mels]``.
 
-    As librosa's default makes it, which the networks of other people were trained on.
+    Frames are centred, with zeros beyond the ends: librosa's default, which other people's
+    networks were trained on.
     """
     padded = np.pad(audio.astype(np.float64), n_fft // 2)
     spectrum = np.fft.rfft(frames(padded, n_fft, hop) * hann(n_fft))

@@ -85,6 +85,7 @@ def _read(file: io.BytesIO) -> Any:
     """The value of the pickle that begins here; the file is left after it."""
     stack: list[Any] = []
     memory: dict[int, Any] = {}
+    argument: Any
     for instruction, argument, _ in pickletools.genops(file):
         name = instruction.name
         if name == "STOP":

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import numpy as np
-import soundfile
 
 from vits_jax.data.checks.report import Report
-from vits_jax.data.corpora.audio_files import resample
 from vits_jax.data.unusable import LeftOut
+from vits_jax.pages.page import plot, render, sound, write
 
 _PLAYERS = 60  # on a page: some 60 kB each
 _SECONDS = 12.0  # of a clip that is long
-_PLAYED_RATE = 22050  # hertz; MP3 knows few
 _BARS = 40
 
 Listen = Callable[[str], tuple[np.ndarray, int] | None]
@@ -34,13 +28,6 @@ def write_page(report: Report, listen: Listen, path: Path) -> None:
         path: of the file.
     """
     players = _Players(listen)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     edges, counts = report.histogram()
     lengths = [
         (f"{low:g} to {high:g} s: {count}", f"{low:g}", count)
@@ -54,7 +41,8 @@ def write_page(report: Report, listen: Listen, path: Path) -> None:
         (f"{symbol!r}: {count}", symbol, count)
         for symbol, count in report.symbols.most_common(3 * _BARS)
     ]
-    page = environment.get_template("report_page.html").render(
+    page = render(
+        Path(__file__).with_name("report_page.html"),
         report=report,
         numbers=report.to_dict(),
         groups=[
@@ -68,12 +56,7 @@ def write_page(report: Report, listen: Listen, path: Path) -> None:
         seconds=_SECONDS,
         most_players=_PLAYERS,
     )
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write(page, path)
 
 
 class _Players:
@@ -92,11 +75,7 @@ class _Players:
         if heard is None:
             return None
         self._left -= 1
-        audio, rate = heard
-        audio = resample(audio[: int(_SECONDS * rate)].astype(np.float32), rate, _PLAYED_RATE)
-        file = io.BytesIO()
-        soundfile.write(file, audio, _PLAYED_RATE, format="MP3", subtype="MPEG_LAYER_III")
-        return f"data:audio/mpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return sound(*heard, _SECONDS)
 
 
 def _kinds(rows: Sequence[tuple[LeftOut, str | None]]) -> str:
@@ -104,24 +83,3 @@ def _kinds(rows: Sequence[tuple[LeftOut, str | None]]) -> str:
     for item, _ in rows:
         counts[item.kind] = counts.get(item.kind, 0) + 1
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
-
-
-def plot(bars: Sequence[tuple[str, str, float]]) -> dict[str, Any]:
-    """What the template draws of some bars: titles, labels, and boxes in a plane of 1000 x 200."""
-    width = min(60.0, 1000 / max(1, len(bars)))
-    most = max((value for _, _, value in bars), default=0) or 1
-    every = max(1, len(bars) * 28 // 1000)  # a label wants some room
-    return {
-        "width": width * len(bars),
-        "bars": [
-            {
-                "title": title,
-                "label": label if i % every == 0 else "",
-                "value": f"{value:.4g}" if value and width > 24 else "",
-                "x": round(i * width, 2),
-                "width": round(0.85 * width, 2),
-                "height": round(170 * value / most, 2),
-            }
-            for i, (title, label, value) in enumerate(bars)
-        ],
-    }

@@ -1,0 +1,87 @@
+"""A verdict on the terminal, and numbers as text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vits_jax.evaluation.verdict import Verdict
+from vits_jax.metrics import Interval
+
+BETTER = {"lower": "lower", "higher": "higher", "nearest": "nearest to the recordings"}
+
+
+def number(value: float) -> str:
+    """Three digits or so."""
+    if math.isnan(value):
+        return "–"
+    digits = 0 if abs(value) >= 1000 else max(0, 2 - math.floor(math.log10(max(abs(value), 0.01))))
+    return f"{value:.{min(digits, 3)}f}"
+
+
+def interval(of: Interval | None) -> str:
+    """Mean and interval."""
+    if of is None:
+        return "–"
+    if math.isnan(of.low):
+        return number(of.mean)
+    return f"{number(of.mean)} [{number(of.low)}, {number(of.high)}]"
+
+
+def short(name: str) -> str:
+    """The end of a path, which tells voices apart well enough where there is little room."""
+    return Path(name).name or name
+
+
+def labels(verdict: Verdict) -> list[str]:
+    """What voices are called in tables: the ends of their paths where those differ."""
+    kept = [short(voice.name) for voice in verdict.voices]
+    return kept if len(set(kept)) == len(kept) else [voice.name for voice in verdict.voices]
+
+
+def show(verdict: Verdict, console: Console) -> None:
+    """Print everything of a verdict but the single clips."""
+    material, voices = verdict.material, verdict.voices
+    names = labels(verdict)
+    recorded = len(material.recordings)
+    where = f"{material.source}" + (f", {material.split}" if material.split else "")
+    table = Table(title=f"{len(material.utterances)} sentences of {escape(where)}")
+    table.title_justify = "left"
+    for title in ("metric", *names, *(["recordings"] if recorded else []), "better"):
+        table.add_column(escape(title))
+    if len(voices) == 2:
+        table.add_column(escape(f"{names[0]} - {names[1]}"))
+    for metric in verdict.metrics:
+        results = [voice.table.results.get(metric.name) for voice in voices]
+        if not any(results):
+            continue
+        unit = f" ({metric.unit})" if metric.unit else ""
+        cells = [f"{metric.name}{unit}"]
+        cells += ["not taken" if r is None else interval(r.interval) for r in results]
+        if recorded:
+            cells.append(interval(next(r for r in results if r is not None).recordings))
+        cells.append(BETTER[metric.better])
+        if len(voices) == 2:
+            cells.append(_difference(verdict, metric.name))
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    about = "mean [95 % interval of the mean over the sentences]"
+    if recorded and any("reference" in metric.needs for metric in verdict.metrics):
+        about += "; mel, mcd, f0, voicing: a recording is at 0 from itself"
+    console.print(about, style="dim", highlight=False, soft_wrap=True)
+    for voice, name in zip(voices, names):
+        for metric_name, why in voice.table.not_taken.items():
+            line = f"not taken of {name}: {metric_name}: {why}"
+            console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True, highlight=False)
+
+
+def _difference(verdict: Verdict, name: str) -> str:
+    found = verdict.differences.get(name)
+    if found is None:
+        return "–"
+    better = verdict.winner(name)
+    return interval(found) + ("" if better is None else f": {labels(verdict)[better]} is better")
