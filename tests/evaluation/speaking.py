@@ -40,12 +40,16 @@ def weights(of: Config, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def write_onnx(path: Path, speakers: int = 2, seed: int = 0, **changed: object) -> Path:
-    """A voice and its JSON."""
+def write_onnx(
+    path: Path, speakers: int = 2, seed: int = 0, gain: float = 1.0, **changed: object
+) -> Path:
+    """A voice and its JSON; `gain` of its last layer makes it louder or quieter."""
     of = config(speakers)
-    path.write_bytes(graph.whole(of, weights(of, seed)).SerializeToString())
-    values = VOICE_JSON | {"num_speakers": speakers} | changed
-    path.with_name(f"{path.name}.json").write_text(json.dumps(values))
+    values = weights(of, seed)
+    values["dec.conv_post.weight"] *= gain
+    path.write_bytes(graph.whole(of, values).SerializeToString())
+    voice_json = VOICE_JSON | {"num_speakers": speakers} | changed
+    path.with_name(f"{path.name}.json").write_text(json.dumps(voice_json))
     return path
 
 

@@ -85,10 +85,10 @@ class Part:
             data = self.config.data
             parts = split(keys, data.validation_split, data.num_test_examples)
             rows = parts.validation if self.split == "validation" else parts.test
-        rows = rows[np.argsort(keys[rows], kind="stable")]
+        chosen: list[int] = rows[np.argsort(keys[rows], kind="stable")].tolist()
         if self.speaker is not None and self.speaker in speakers:
-            rows = np.asarray([row for row in rows if speakers[row] == self.speaker], np.int64)
-        return [int(row) for row in rows[: self.limit]]
+            chosen = [row for row in chosen if speakers[row] == self.speaker]
+        return chosen[: self.limit]
 
     def check(self, utterances: Sequence[Utterance], source: object) -> None:
         """Raise `UserError` where there are none."""

@@ -106,7 +106,7 @@ def _sentences(verdict: Verdict, names: list[str]) -> list[dict[str, Any]]:
 
     sentences = []
     for i, utterance in enumerate(verdict.material.utterances):
-        said = [
+        said: list[dict[str, Any]] = [
             {
                 "name": names[number],
                 "style": f"voice{number}",

@@ -12,7 +12,7 @@ from rich.table import Table
 from vits_jax.evaluation.verdict import Verdict
 from vits_jax.metrics import Interval
 
-BETTER = {"lower": "lower", "higher": "higher", "nearest": "nearest to the recordings"}
+BETTER = {"lower": "lower", "higher": "higher", "nearest": "nearest"}
 
 
 def number(value: float) -> str:
@@ -53,8 +53,6 @@ def show(verdict: Verdict, console: Console) -> None:
     table.title_justify = "left"
     for title in ("metric", *names, *(["recordings"] if recorded else []), "better"):
         table.add_column(escape(title))
-    if len(voices) == 2:
-        table.add_column(escape(f"{names[0]} - {names[1]}"))
     for metric in verdict.metrics:
         results = [voice.table.results.get(metric.name) for voice in voices]
         if not any(results):
@@ -65,23 +63,25 @@ def show(verdict: Verdict, console: Console) -> None:
         if recorded:
             cells.append(interval(next(r for r in results if r is not None).recordings))
         cells.append(BETTER[metric.better])
-        if len(voices) == 2:
-            cells.append(_difference(verdict, metric.name))
         table.add_row(*map(escape, cells))
     console.print(table)
-    about = "mean [95 % interval of the mean over the sentences]"
+    about = "mean [95 % interval of the mean over the sentences]; nearest: to the recordings"
     if recorded and any("reference" in metric.needs for metric in verdict.metrics):
         about += "; mel, mcd, f0, voicing: a recording is at 0 from itself"
     console.print(about, style="dim", highlight=False, soft_wrap=True)
+    if verdict.differences:
+        console.print(_differences(verdict, names))
     for voice, name in zip(voices, names):
         for metric_name, why in voice.table.not_taken.items():
             line = f"not taken of {name}: {metric_name}: {why}"
             console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True, highlight=False)
 
 
-def _difference(verdict: Verdict, name: str) -> str:
-    found = verdict.differences.get(name)
-    if found is None:
-        return "–"
-    better = verdict.winner(name)
-    return interval(found) + ("" if better is None else f": {labels(verdict)[better]} is better")
+def _differences(verdict: Verdict, names: list[str]) -> Table:
+    """Of two voices, sentence by sentence."""
+    title = escape(f"{names[0]} - {names[1]}")
+    table = Table("metric", "difference", "better", title=title, title_justify="left")
+    for metric, found in verdict.differences.items():
+        winner = verdict.winner(metric)
+        table.add_row(metric, escape(interval(found)), "–" if winner is None else names[winner])
+    return table

@@ -206,12 +206,12 @@ def _settings(dataset: Mapping[str, Any], given: Mapping[str, float | None], see
     """How to speak: what was asked for, else what the voice says, else Piper's."""
     said = dataset.get("inference")
     said = said if isinstance(said, dict) else {}
-    settings = Settings(seed=seed)
+    scales: dict[str, float] = {}
     for name, asked in given.items():
         value = said.get(name) if asked is None else asked
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            settings = settings._replace(**{name: float(value)})
-    return settings
+            scales[name] = float(value)
+    return Settings(seed=seed)._replace(**scales)  # type: ignore[arg-type]  # of `given` alone
 
 
 def ids_of(voice: AnyVoice, text: str) -> tuple[list[list[int]], dict[str, int]]:
