@@ -18,6 +18,7 @@ $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[test,preprocess]'
+	$(BIN)/python -m pip install --quiet --no-deps Resemblyzer==0.1.4
 	touch $@
 
 demo: $(INSTALLED)

@@ -51,6 +51,7 @@ SMALL = {
     "num_buckets": 1,
     "num_test_examples": 2,
     "validation_split": 0.2,
+    "metrics_every": 0,
 }
 
 

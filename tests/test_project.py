@@ -70,8 +70,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # which import no room themselves, but for the doors: those open a command each.
 MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
-    "metrics": set(),
     "pages": set(),
+    "metrics": set(),
     "data": {"text", "pages"},
     "model": set(),
     "state": {"model"},
@@ -79,7 +79,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "voice": {"text", "data", "model", "state", "checkpoints"},
     "training": {"data", "model", "state", "checkpoints", "voice", "metrics", "pages"},
     "benchmarks": {"data", "model", "state", "checkpoints", "voice", "training"},
-    "commands": {"text", "data", "checkpoints", "voice", "training", "benchmarks"},
+    "evaluation": {"data", "voice", "metrics", "pages"},
+    "commands": {
+        *("text", "data", "checkpoints", "voice", "metrics", "training", "benchmarks"),
+        "evaluation",
+    },
 }
 DOORS = {"train", "preprocess", "check", "infer", "export_onnx", "voice_conversion"}
 LAZY = {"__init__": {"voice"}}  # vits_jax.load

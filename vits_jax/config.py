@@ -181,6 +181,12 @@ class RunConfig:
     keep_epochs: int | None = _flag(None, "and for ever the one at the end of every Nth epoch")
     check_val_every_n_epoch: int = _flag(1, "validate every N epochs")
     log_every_n_steps: int = _flag(50, "write scalars every N batches")
+    metrics_every: int = _flag(
+        5, "score what is said (words, naturalness, likeness …) every N validations (0: never)"
+    )
+    metric: str | None = _flag(
+        None, "a metric of your own besides, package.module:function (docs/metrics.md)"
+    )
     logger: str = _flag(
         "tensorboard",
         "tensorboard, wandb, mlflow, csv or none; metrics.jsonl in the run directory has it all",

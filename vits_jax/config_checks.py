@@ -262,6 +262,8 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield _say("precision", run.precision, f"one of {', '.join(PRECISIONS)}")
     if run.stop_when not in ("never", "plateau"):
         yield _say("stop_when", run.stop_when, "never or plateau")
+    if run.metrics_every < 0:
+        yield _say("metrics_every", run.metrics_every, "at least 0")
     if run.price is not None and run.price < 0:
         yield _say("price", run.price, "at least 0")
     if run.logger not in LOGGERS:

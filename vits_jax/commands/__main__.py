@@ -20,6 +20,7 @@ COMMANDS = {
     "import-torch": "make a checkpoint of a Piper .ckpt",
     "export-torch": "write a checkpoint as a .ckpt that Piper trains on",
     "import-onnx": "make a checkpoint of a Piper voice",
+    "evaluate": "say how good a voice is, beside recordings",
     "benchmark": "measure, side by side with the alternative",
 }
 

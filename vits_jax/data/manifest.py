@@ -91,6 +91,10 @@ class Dataset:
             f"({self.seconds:.1f} seconds), {speakers} speaker{'s' * (speakers > 1)}"
         )
 
+    def name(self, row: int) -> str:
+        """The file of its recording, without folders and ending."""
+        return Path(recording_name(_entry(self.directory, self.line_starts[row]))).stem
+
     def text(self, row: int) -> str:
         """What is spoken, as ``dataset.jsonl`` says; empty where it does not say."""
         return str(_entry(self.directory, self.line_starts[row]).get("text") or "")
@@ -197,14 +201,19 @@ class Entry:
     @property
     def name(self) -> str:
         """The recording's file, without folders, whatever system it was on."""
-        recording = str(self.raw.get("audio_path") or self.audio)
-        return Path(recording.replace("\\", "/")).name
+        return recording_name(self.raw)
 
     @property
     def key(self) -> int:
         """What `split` goes by."""
         text = self.raw.get("text") or self.ids
         return utterance_key(self.name, self.raw.get("speaker"), text)
+
+
+def recording_name(entry: dict[str, Any]) -> str:
+    """Of a line: its recording's file, without folders, whatever system it was on."""
+    recording = str(entry.get("audio_path") or entry.get("audio_norm_path"))
+    return Path(recording.replace("\\", "/")).name
 
 
 @dataclass(frozen=True)

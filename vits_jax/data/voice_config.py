@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,12 @@ def _positive(path: Path, entry: dict[str, Any], key: str, shown: str | None = N
 def is_integer(value: Any) -> bool:
     """Whether it is a whole number, as JSON has them: no boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def language_of(dataset: Mapping[str, Any]) -> str | None:
+    """``en-us``, or how else a voice's JSON calls it; None where it does not say."""
+    for key, inner in (("espeak", "voice"), ("language", "code")):
+        block = dataset.get(key)
+        if isinstance(block, dict) and block.get(inner):
+            return str(block[inner]).lower()
+    return None

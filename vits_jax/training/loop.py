@@ -141,6 +141,7 @@ def _train(
             *(run_dir, config, step, end, processes, mesh.local_devices[0], plan.padding)
         ) as output,
         train_step.waiting(),
+        contextlib.closing(judging) if judging is not None else contextlib.nullcontext(),
         feeder.ahead(plan, epoch, batch, count=end - step, per_epoch=per_epoch) as feed,
     ):
         peers.writing = output.writing
@@ -220,6 +221,8 @@ def _train(
                     processes.meet()  # the first one was at it longer
         if step > first.step or compiler.failure is None:
             save()
+        if not interrupted():
+            output.ended(step, judging)
         if compiler.failure is not None:
             raise compiler.failure
     if skipped.too_many:

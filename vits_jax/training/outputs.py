@@ -202,6 +202,11 @@ class Outputs:
                 self.progress.write()  # all that is known counts
                 self.progress.verdict = judging(step, self.records, stop).kind
 
+    def ended(self, step: int, judging: Judging | None) -> None:
+        """The run is at its end, and was not interrupted."""
+        if judging is not None:
+            judging.ended(step, self.records)
+
     def _show(self, step: int, shown: Shown) -> None:
         if isinstance(shown, Sound):
             self.records.audio(step, shown.name, shown.audio, shown.sample_rate)

@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from vits_jax import pages
 from vits_jax.checkpoints.store import DIRECTORY as CHECKPOINTS
 from vits_jax.checkpoints.store import step_directories
 from vits_jax.config import Config
 from vits_jax.data.manifest import Dataset
+from vits_jax.metrics import METRICS
 from vits_jax.metrics.verdict import Verdict
 from vits_jax.pages.curves import curve
+from vits_jax.pages.page import render, sound, write
 from vits_jax.training import journal, samples
 
 NAME = "report.html"
 _GAP = 1800.0  # seconds between two lines of the journal that are a pause, not training
 _MOST_STEPS = 12  # with players
+_SECONDS = 30.0  # of a player
 
 _CURVES = (
     ("mel loss", {"training": "train/mel", "held out": "validation/mel"}),
@@ -65,7 +67,7 @@ class RunPage:
         """Write it anew.
 
         Raises:
-            UserError: it cannot be written.
+            OSError: it cannot be written.
         """
         lines = journal.read(self._run_dir)
         series = functools.partial(journal.series, lines)
@@ -79,9 +81,14 @@ class RunPage:
             found = series(recorded) if recorded else [(0, 1.0)]
             levels = {"recordings": found[-1][1]} if found else {}
             curves.append(curve(title, {"spoken": series(own)}, levels))
-        pages.write(
-            self._run_dir / NAME,
-            "run.html",
+        for metric in METRICS:
+            theirs = series(f"recordings/{metric.name}")
+            levels = {"recordings": theirs[-1][1]} if theirs else {}
+            unit = f", {metric.unit}" if metric.unit else ""
+            title = f"{metric.name}{unit}: {metric.about}"
+            curves.append(curve(title, {"spoken": series(f"speech/{metric.name}")}, levels))
+        page = render(
+            Path(__file__).with_suffix(".html"),
             name=self._run_dir.name,
             directory=str(self._run_dir),
             identity=hashlib.sha256(str(self._run_dir.absolute()).encode()).hexdigest()[:16],
@@ -94,6 +101,7 @@ class RunPage:
             corpus=" ".join(self._dataset.summary()),
             configuration=_flat(self._config),
         )
+        write(page, self._run_dir / NAME)
 
     def _tiles(self, step: int, lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         series = functools.partial(journal.series, lines)
@@ -141,7 +149,7 @@ class RunPage:
     @functools.cache  # noqa: B019 - of the few test examples of the one run of a process
     def _recording(self, row: int) -> str:
         audio = self._dataset.audio(row).astype(np.float32) / 32768
-        return pages.mp3(audio, self._dataset.config.sample_rate)
+        return sound(audio, self._dataset.config.sample_rate, _SECONDS)
 
 
 def trained_hours(lines: Sequence[dict[str, Any]]) -> float:
@@ -155,7 +163,7 @@ def _player(path: Path) -> str | None:
     if not path.is_file():
         return None
     audio, rate = soundfile.read(path, dtype="float32")
-    return pages.mp3(audio, rate)
+    return sound(audio, rate, _SECONDS)
 
 
 def _image(path: Path) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from vits_jax.checkpoints.source import Source, open_checkpoint
 from vits_jax.config import Config
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.model.parameters import Parameters
-from vits_jax.text import CannotPhonemize, make_phonemizer, phonemes_to_ids
+from vits_jax.voice import texts
 from vits_jax.voice.conversion import convert
 from vits_jax.voice.speech import (
     MOST_FRAMES,
@@ -209,22 +208,7 @@ class Voice:
             UserError: nothing is left, the voice has no phoneme map, or the ``preprocess``
                 extra is not installed.
         """
-        phoneme_map = self.phoneme_id_map
-        phoneme_type = str(self.dataset.get("phoneme_type") or "espeak")
-        espeak = (self.dataset.get("espeak") or {}).get("voice") or ""
-        sentences, missing = [], Counter[str]()
-        try:
-            spoken = make_phonemizer(phoneme_type, espeak)(text)
-        except CannotPhonemize as error:
-            raise UserError(f"{text!r}: {error}") from error
-        for phonemes in spoken:
-            ids, unknown = phonemes_to_ids([phonemes], phoneme_map, phoneme_type)
-            missing += unknown
-            if len(phonemes) > unknown.total():
-                sentences.append(ids)
-        if not sentences:
-            raise UserError(f"{text!r}: nothing in it that this voice can say")
-        return sentences, dict(missing)
+        return texts.phonemize(self.dataset, text)
 
     @property
     def phoneme_id_map(self) -> dict[str, list[int]]:
@@ -233,13 +217,7 @@ class Voice:
         Raises:
             UserError: the checkpoint came without one.
         """
-        found = self.dataset.get("phoneme_id_map")
-        if not found:
-            raise UserError(
-                "this checkpoint has no phoneme map (phoneme_id_map in its dataset's config.json): "
-                "name it with --voice-config, or speak phoneme_ids"
-            )
-        return dict(found)
+        return texts.phoneme_id_map(self.dataset)
 
     def speaker(self, name: str | int | None) -> int:
         """Id of a speaker, given by name or id; None is the first.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vits_jax import pages
 from vits_jax.data.checks.report import Report
 from vits_jax.data.unusable import LeftOut
+from vits_jax.pages.page import plot, render, sound, write
 
 _PLAYERS = 60  # on a page: some 60 kB each
 _SECONDS = 12.0  # of a clip that is long
@@ -41,9 +41,8 @@ def write_page(report: Report, listen: Listen, path: Path) -> None:
         (f"{symbol!r}: {count}", symbol, count)
         for symbol, count in report.symbols.most_common(3 * _BARS)
     ]
-    pages.write(
-        path,
-        "corpus.html",
+    page = render(
+        Path(__file__).with_name("report_page.html"),
         report=report,
         numbers=report.to_dict(),
         groups=[
@@ -51,12 +50,13 @@ def write_page(report: Report, listen: Listen, path: Path) -> None:
             ("Used, but look at them", "odd", players.rows(report.warned)),
         ],
         kinds=_kinds,
-        lengths=pages.bars(lengths),
-        speakers=pages.bars(speakers) if len(report.speakers) > 1 else None,
-        symbols=pages.bars(symbols) if symbols else None,
+        lengths=plot(lengths),
+        speakers=plot(speakers) if len(report.speakers) > 1 else None,
+        symbols=plot(symbols) if symbols else None,
         seconds=_SECONDS,
         most_players=_PLAYERS,
     )
+    write(page, path)
 
 
 class _Players:
@@ -75,8 +75,7 @@ class _Players:
         if heard is None:
             return None
         self._left -= 1
-        audio, rate = heard
-        return pages.mp3(audio[: int(_SECONDS * rate)], rate)
+        return sound(*heard, _SECONDS)
 
 
 def _kinds(rows: Sequence[tuple[LeftOut, str | None]]) -> str:

@@ -1,0 +1,1 @@
+"""Voices held against recordings, and against each other: `vits-jax evaluate`."""
