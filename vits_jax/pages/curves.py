@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, HEIGHT = 1000, 300
-_LEFT, _BOTTOM = 70, 30  # room for the numbers
+_LEFT, _BOTTOM = 90, 34  # room for the numbers
 _MOST = 400  # points of a line: more are averaged
 
 
