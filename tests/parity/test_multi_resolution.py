@@ -1,0 +1,186 @@
+"""The discriminators of spectra (`--use-mrd`) against Piper's, with the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from tests.parity import oracle
+from tests.parity.cases import compiled, smallest, to_jax
+from tests.parity.comparing import assert_all_close, assert_close
+from vits_jax.config import MRD_RESOLUTIONS
+from vits_jax.model import discriminator, multi_resolution
+from vits_jax.model.forms import FORMS, forms_for
+from vits_jax.model.multi_resolution import AllDiscriminators, magnitudes
+from vits_jax.model.networks import (
+    MULTI_RESOLUTION,
+    apart,
+    judges_of,
+    multi_resolution_shapes,
+    parameter_shapes,
+)
+from vits_jax.model.parameters import Parameters, bind
+from vits_jax.training.adversarial import Adversarial, halves
+from vits_jax.training.losses import Rows
+
+ROWS, SAMPLES = 2, 2048
+COARSE = ((32, 8, 20), (64, 16, 40), (16, 4, 7))
+CONFIG = smallest().replaced({"use_mrd": True, "segment_size": SAMPLES})
+
+
+@pytest.fixture(scope="module")
+def theirs() -> torch.nn.Module:
+    """At random weights, of such a gain that signals do not die out on the way."""
+    return oracle.randomize(oracle.multi_resolution(), 3, gain=2.0)
+
+
+def waveforms() -> torch.nn.Module:
+    """Of the other discriminators the first; another copy of a layer shows nothing more."""
+    network = oracle.discriminator(CONFIG.model.discriminator_width)
+    del network.discriminators[1:]
+    return oracle.randomize(network, 2, gain=3.0)
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """The same, as shapes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discriminator, "PERIODS", ())
+        yield nnx.eval_shape(lambda: AllDiscriminators(CONFIG.model, rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def coarse(network: AllDiscriminators) -> Any:
+    """The same at other resolutions, of few numbers: XLA:CPU convolves float64 slowly in 2-D."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multi_resolution, "MRD_RESOLUTIONS", COARSE)
+        yield nnx.eval_shape(lambda: AllDiscriminators(CONFIG.model, rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def judges(theirs: torch.nn.Module) -> Parameters:
+    """All discriminators' parameters."""
+    networks = {"model_d": waveforms(), MULTI_RESOLUTION: theirs}
+    return judges_of({name: to_jax(oracle.flat(network)) for name, network in networks.items()})
+
+
+def sounds() -> tuple[np.ndarray, np.ndarray]:
+    """Recorded and generated audio ``[B, T]``: in this one row is silent from early on."""
+    real, generated = 0.3 * np.random.default_rng(0).normal(size=(2, ROWS, SAMPLES))
+    generated[1, 40:] = 0
+    return real.astype(np.float32), generated.astype(np.float32)
+
+
+def ours(x: torch.Tensor) -> np.ndarray:
+    """``[B, C, F, T]`` to ``[B, F, T, C]``."""
+    return x.detach().permute(0, 2, 3, 1).numpy()
+
+
+def test_names_shapes_and_order_are_pipers(theirs: torch.nn.Module) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in theirs.named_parameters()}
+    assert list(multi_resolution_shapes().items()) == list(expected.items())
+    shapes = parameter_shapes(CONFIG)
+    assert list(shapes) == ["model_g", "model_d", "model_mrd"]
+    assert list(shapes[MULTI_RESOLUTION].items()) == list(expected.items())
+    assert apart(judges_of(shapes)) == {n: dict(shapes[n]) for n in ("model_d", "model_mrd")}
+    assert MULTI_RESOLUTION not in parameter_shapes(smallest())
+
+
+def test_feature_maps_and_decisions(
+    theirs: torch.nn.Module, network: AllDiscriminators, judges: Parameters
+) -> None:
+    real, generated = sounds()
+    bound = bind(network, judges)
+    got = compiled(lambda network, x: network(x), bound, generated)[-len(MRD_RESOLUTIONS) :]
+    decisions, _, maps, _ = theirs(*(torch.tensor(x)[:, None] for x in (generated, real)))
+    for number, (own, expected) in enumerate(zip(got, maps, strict=True)):
+        for layer, (a, b) in enumerate(zip(own, expected, strict=True)):
+            assert_close(a, ours(b), 1e-5, f"{number}, layer {layer}")
+        decided = decisions[number].detach().numpy()
+        assert_close(own[-1][..., 0].reshape(ROWS, -1), decided, 1e-5, "decision")
+
+
+def test_losses_and_gradients(
+    theirs: torch.nn.Module,
+    coarse: AllDiscriminators,
+    judges: Parameters,
+    x64: None,
+) -> None:
+    """Of the parameters, and of the generated audio, as a step takes them in one pass.
+
+    In float64: a feature that float32 has on the other side of zero has another slope.
+    """
+    rows = Rows(jnp.ones(ROWS), jnp.float64(ROWS), jnp.float64(1), jnp.float64(1))
+    adversarial = Adversarial(CONFIG.optimizer, len(coarse.discriminators))
+
+    def gradients(parameters: Parameters, real: jax.Array, generated: jax.Array) -> Any:
+        def loss(parameters: Parameters) -> tuple[jax.Array, Any]:
+            features, saved = bind(coarse, parameters).forward(real, generated)
+            a, b = halves(features)
+            disc, terms = adversarial.of_discriminators(a, b, rows)
+            return disc, (a, b, saved, terms)
+
+        grads, (a, b, saved, disc) = jax.grad(loss, has_aux=True)(parameters)
+        to_features, terms = jax.grad(adversarial.of_generator, has_aux=True)(b, a, rows)
+        to_audio = bind(coarse, parameters).pull_back(saved, b, to_features, generated)
+        return apart(grads), to_audio, disc | terms
+
+    real, generated = (x[:, :128].astype(np.float64) for x in sounds())
+    exact = {name: jnp.asarray(x, np.float64) for name, x in judges.items()}
+    grads, to_audio, terms = compiled(gradients, exact, real, generated)
+
+    y, y_hat = (torch.tensor(x)[:, None] for x in (real, generated))
+    y_hat.requires_grad_()
+    of_generator = torch.zeros(())
+    at_coarse = oracle.load(oracle.multi_resolution(COARSE), oracle.flat(theirs))
+    for name, prefix, module in (
+        ("model_d", "", waveforms()),
+        (MULTI_RESOLUTION, "mrd_", at_coarse),
+    ):
+        their_network = module.double()
+        disc, gen, fm = oracle.adversarial_losses(their_network, y, y_hat)
+        for term, expected in (("disc", disc), ("gen", gen), ("fm", fm)):
+            assert_close(terms[f"{prefix}{term}"], expected.item(), 1e-9, f"{prefix}{term}")
+        disc.backward()
+        assert_all_close(grads[name], oracle.gradients(their_network), 1e-9)
+        of_generator = of_generator + gen + fm
+    (to_theirs,) = torch.autograd.grad(of_generator, y_hat)
+    assert_close(to_audio, to_theirs[:, 0].numpy(), 1e-9, "to the generated audio")
+
+
+@pytest.mark.parametrize("resolution", MRD_RESOLUTIONS)
+def test_silence_has_a_finite_gradient(resolution: tuple[int, int, int]) -> None:
+    """Zero, as PyTorch's magnitude has it; the root's own slope would be infinite."""
+
+    def loudness(audio: jax.Array) -> jax.Array:
+        return jnp.sum(magnitudes(audio, *resolution))
+
+    silent = np.zeros((1, SAMPLES), np.float32)
+    assert not np.any(jax.grad(loudness)(silent))
+    half = np.where(np.arange(SAMPLES) < 300, 0.1, 0).astype(np.float32)[None]
+    to_audio = np.asarray(jax.grad(loudness)(half))
+    assert np.isfinite(to_audio).all()
+    assert np.any(to_audio)
+
+
+@pytest.mark.parametrize("platform", sorted(FORMS))
+def test_a_platforms_forms_are_pytorchs(platform: str, x64: None) -> None:
+    audio = sounds()[0].astype(np.float64)
+    for n_fft, hop, window in MRD_RESOLUTIONS:
+
+        def spectrum(x: jax.Array, n_fft: int = n_fft, hop: int = hop, window: int = window):
+            with forms_for(platform):
+                return magnitudes(x, n_fft, hop, window)
+
+        pad = (n_fft - hop) // 2
+        padded = torch.nn.functional.pad(torch.tensor(audio)[:, None], (pad, pad), "reflect")[:, 0]
+        expected = torch.stft(
+            padded, n_fft, hop, window, torch.hann_window(window), center=False, return_complex=True
+        )
+        assert_close(compiled(spectrum, audio), expected.abs().numpy(), 1e-12)
