@@ -14,8 +14,9 @@ from flax import nnx
 from tests.parity import oracle
 from tests.parity.cases import compiled, smallest, to_jax
 from tests.parity.comparing import assert_all_close, assert_close
+from tests.runs import COARSE, coarse_spectra
 from vits_jax.config import MRD_RESOLUTIONS
-from vits_jax.model import discriminator, multi_resolution
+from vits_jax.model import discriminator
 from vits_jax.model.forms import FORMS, forms_for
 from vits_jax.model.multi_resolution import AllDiscriminators, magnitudes
 from vits_jax.model.networks import (
@@ -30,7 +31,6 @@ from vits_jax.training.adversarial import Adversarial, halves
 from vits_jax.training.losses import Rows
 
 ROWS, SAMPLES = 2, 2048
-COARSE = ((32, 8, 20), (64, 16, 40), (16, 4, 7))
 CONFIG = smallest().replaced({"use_mrd": True, "segment_size": SAMPLES})
 
 
@@ -57,9 +57,9 @@ def network() -> Any:
 
 @pytest.fixture(scope="module")
 def coarse(network: AllDiscriminators) -> Any:
-    """The same at other resolutions, of few numbers: XLA:CPU convolves float64 slowly in 2-D."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multi_resolution, "MRD_RESOLUTIONS", COARSE)
+    """The same at other resolutions."""
+    with coarse_spectra(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discriminator, "PERIODS", ())
         yield nnx.eval_shape(lambda: AllDiscriminators(CONFIG.model, rngs=nnx.Rngs(0)))
 
 
@@ -139,10 +139,8 @@ def test_losses_and_gradients(
     y_hat.requires_grad_()
     of_generator = torch.zeros(())
     at_coarse = oracle.load(oracle.multi_resolution(COARSE), oracle.flat(theirs))
-    for name, prefix, module in (
-        ("model_d", "", waveforms()),
-        (MULTI_RESOLUTION, "mrd_", at_coarse),
-    ):
+    networks = {"model_d": waveforms(), MULTI_RESOLUTION: at_coarse}
+    for (name, module), prefix in zip(networks.items(), ("", "mrd_"), strict=True):
         their_network = module.double()
         disc, gen, fm = oracle.adversarial_losses(their_network, y, y_hat)
         for term, expected in (("disc", disc), ("gen", gen), ("fm", fm)):
