@@ -165,7 +165,7 @@ def few_layers(layers: int, flows: int) -> Iterator[None]:
             cache.cache_clear()
 
 
-COARSE = ((32, 8, 20), (64, 16, 40), (16, 4, 7))
+COARSE = ((32, 16, 20), (16, 8, 12), (8, 4, 7))
 
 
 @contextlib.contextmanager

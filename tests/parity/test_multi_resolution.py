@@ -18,6 +18,7 @@ from tests.runs import COARSE, coarse_spectra
 from vits_jax.config import MRD_RESOLUTIONS
 from vits_jax.model import discriminator
 from vits_jax.model.forms import FORMS, forms_for
+from vits_jax.model.layers import WeightNorm
 from vits_jax.model.multi_resolution import AllDiscriminators, magnitudes
 from vits_jax.model.networks import (
     MULTI_RESOLUTION,
@@ -27,6 +28,7 @@ from vits_jax.model.networks import (
     parameter_shapes,
 )
 from vits_jax.model.parameters import Parameters, bind
+from vits_jax.model.weight_norm import fold
 from vits_jax.training.adversarial import Adversarial, halves
 from vits_jax.training.losses import Rows
 
@@ -150,6 +152,35 @@ def test_losses_and_gradients(
         of_generator = of_generator + gen + fm
     (to_theirs,) = torch.autograd.grad(of_generator, y_hat)
     assert_close(to_audio, to_theirs[:, 0].numpy(), 1e-9, "to the generated audio")
+
+
+def test_in_bfloat16_the_spectra_are_of_the_audio_as_it_is(
+    coarse: AllDiscriminators, judges: Parameters
+) -> None:
+    """Rounded to bfloat16, audio has a noise that hides what is quiet."""
+    folded = nnx.clone(coarse)
+    for _, module in nnx.iter_graph(folded):
+        if isinstance(module, WeightNorm):
+            module.fold()
+    real, generated = (jnp.asarray(x[:, :128]) for x in sounds())
+    near, exact = (bind(folded, fold(judges, dtype)) for dtype in (jnp.bfloat16, jnp.float32))
+
+    def to_audio(network: AllDiscriminators) -> tuple[list[Any], jax.Array]:
+        dtype = network.discriminators[0].conv_post.effective().dtype
+        features, saved = network.forward(real, generated, dtype)
+        _, own = halves(features)
+        return features, network.pull_back(saved, own, own, generated, dtype)
+
+    (features, gradient), (_, expected) = (compiled(to_audio, one) for one in (near, exact))
+    assert {maps.dtype for some in features for maps in some} == {jnp.dtype(jnp.bfloat16)}
+    judge = near.model_mrd.discriminators[0]
+    heard = features[-len(MRD_RESOLUTIONS)][0][ROWS:].astype(np.float32)
+    rounded = generated.astype(jnp.bfloat16).astype(np.float32)
+    as_it_is, as_rounded = (judge(x)[0].astype(np.float32) for x in (generated, rounded))
+    assert np.abs(heard - as_it_is).max() < np.abs(heard - as_rounded).max() / 4
+    assert gradient.dtype == np.float32
+    a, b = (np.ravel(x).astype(np.float64) for x in (gradient, expected))
+    assert a @ b > 0.98 * np.linalg.norm(a) * np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("resolution", MRD_RESOLUTIONS)

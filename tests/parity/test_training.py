@@ -21,6 +21,7 @@ from tests.parity.cases import (
     CASES,
     ONE_DEVICE,
     QUICK_COMPILATION,
+    Programs,
     batch,
     quickly,
     smallest,
@@ -164,6 +165,9 @@ def test_bfloat16_is_near() -> None:
         assert a @ b > 0.98 * np.linalg.norm(a) * np.linalg.norm(b), part
 
 
+OF_BOTH: Programs = {}  # what of a step no discriminator is in
+
+
 @pytest.mark.parametrize("use_mrd", [False, True], ids=["", "discriminators of spectra too"])
 def test_three_steps_in_float64(use_mrd: bool, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, parameters and moments; after the first step the moments are the gradients, scaled.
@@ -191,14 +195,14 @@ def test_three_steps_in_float64(use_mrd: bool, x64: None, monkeypatch: pytest.Mo
         step, "RowRandomness", lambda keys, dropout: Injected(len(keys), dropout=dropout)
     )
     with coarse_spectra():
-        train_step = quickly(
-            step.make_train_step(config, ONE_DEVICE, Precision(np.float64, np.float64))
-        )
+        precision, programs = Precision(np.float64, np.float64), dict(OF_BOTH)
+        train_step = quickly(step.make_train_step(config, ONE_DEVICE, precision), programs)
         for number, frames in enumerate(((22, 30, 17), (12, 20, 8), (22, 30, 17))):
             rows = batch(config, frames=frames, seed=number)
             state, metrics = train_step(state, rows, rates)
             for term, expected in _their_step(config, theirs, optimizers, rows).items():
                 assert_close(metrics[term], expected, 1e-8, term)
+    OF_BOTH.update({name: programs[name] for name in ("rows", "encode", "predict", "finish")})
     for name, network in theirs.items():
         first, second = oracle.moments(network, optimizers[name != "model_g"])
         moments = state.optimizer[name]

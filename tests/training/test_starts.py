@@ -373,8 +373,9 @@ def test_discriminators_of_spectra_join_a_run_and_leave_it(several, piper_file, 
     assert len(joined[0]) == 3 * count + 1
     fresh = begin(several, tmp_path / "fresh", **SPECTRAL)
     for path, array in joined[0].items():
+        name = path.rpartition("['")[2].removesuffix("']")
         if path.startswith("['params']"):
-            np.testing.assert_array_equal(array, fresh[f"model_mrd.{path[24:-2]}"])
+            np.testing.assert_array_equal(array, fresh[f"model_mrd.{name}"])
         else:
             assert not array.any(), path
     assert joined[1]["['optimizer']['model_d']['count']"] == 2

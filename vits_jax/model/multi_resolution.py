@@ -78,7 +78,7 @@ class ResolutionDiscriminator(Discriminator):
 
     def __init__(self, resolution: tuple[int, int, int], *, rngs: nnx.Rngs):
         self.resolution = resolution
-        self.convs = nnx.List()
+        self.convs: nnx.List[SpectralConv] = nnx.List()
         c_in = 1
         for time_stride in _TIME_STRIDES:
             conv = SpectralConv(c_in, _WIDTH, _KERNEL, rngs=rngs, time_stride=time_stride)

@@ -47,7 +47,8 @@ class Adversarial(NamedTuple):
     ) -> tuple[jax.Array, Terms]:
         """Its loss ``[]``, and its terms: ``gen`` and ``fm``, of discriminators of spectra
         ``mrd_gen`` and ``mrd_fm``; those of feature maps with their weight."""
-        terms, sums = {}, []
+        terms: Terms = {}
+        sums = []
         with jax.named_scope("adversarial_losses"):
             for prefix, (a, b) in self._kinds(real, generated).items():
                 gen = losses.generator_loss(b, rows)
