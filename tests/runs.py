@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from vits_jax import config_checks
 from vits_jax.checkpoints import store
 from vits_jax.commands.train import configure
 from vits_jax.config import Config
-from vits_jax.model import discriminator, duration, flow, networks, wavenet
+from vits_jax.model import discriminator, duration, flow, multi_resolution, networks, wavenet
 from vits_jax.model.networks import GENERATOR, NETWORKS
 from vits_jax.state import TrainState, begin_averages, fresh_state
 from vits_jax.training import examples, prepared, recordings, start, validation
@@ -159,6 +160,24 @@ def few_layers(layers: int, flows: int) -> Iterator[None]:
         patch.setattr(duration, "N_FLOWS", flows)
         patch.setattr(discriminator, "PERIODS", (2, 3))
         patch.setattr(wavenet.WN, "__init__", fewer)
+        for cache in caches:
+            cache.cache_clear()
+        yield
+        for cache in caches:
+            cache.cache_clear()
+
+
+COARSE = ((32, 16, 20), (16, 8, 12), (8, 4, 7))
+
+
+@contextlib.contextmanager
+def coarse_spectra() -> Iterator[None]:
+    """Around what uses discriminators of spectra at resolutions that segments of tests are long
+    enough for, and of few numbers: XLA:CPU convolves float64 slowly in 2-D."""
+    caches = (networks.structure, networks._folded)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (multi_resolution, config_checks):
+            patch.setattr(module, "MRD_RESOLUTIONS", COARSE)
         for cache in caches:
             cache.cache_clear()
         yield

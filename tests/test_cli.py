@@ -143,6 +143,10 @@ IMPOSSIBLE = [
     (["--resblock-kernel-sizes", "3,4,7"], "--resblock-kernel-sizes 3,4,7: expected odd numbers"),
     (["--p-dropout", "1"], "--p-dropout 1.0: expected from 0 to below 1"),
     (["--discriminator-width", "48"], "--discriminator-width 48: expected a power of two"),
+    (
+        ["--use-mrd", "--segment-size", "768"],
+        "--segment-size 768: expected at least 905 samples with --use-mrd",
+    ),
     (["--win-length", "2048"], "--win-length 2048: expected at most --filter-length 1024"),
     (["--mel-fmin", "9000", "--mel-fmax", "8000"], "--mel-fmin 9000.0: expected"),
     (["--mel-fmax", "12000"], "--mel-fmax 12000.0: expected at most half the sample rate"),

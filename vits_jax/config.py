@@ -30,6 +30,10 @@ PRECISIONS: Mapping[str, str] = types.MappingProxyType(
 """Of `--precision`: each spelling, and what it is called here."""
 
 
+MRD_RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
+"""Of `--use-mrd`: FFT size, hop and window of each, samples (Piper's)."""
+
+
 def _flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
@@ -90,6 +94,7 @@ class ModelConfig:
     # Adversarial training
     segment_size: int = _flag(8192, "samples that decoder and discriminators see per utterance")
     discriminator_width: int = _flag(1024, "widest layer of the discriminators (Piper: 1024)")
+    use_mrd: bool = _flag(False, "discriminators of spectra too, at three resolutions")
 
     def __post_init__(self) -> None:
         if self.num_speakers > 1 and self.gin_channels <= 0:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vits_jax.config import (
+    MRD_RESOLUTIONS,
     PRECISIONS,
     AudioConfig,
     Config,
@@ -188,6 +189,9 @@ def _segment(config: Config) -> Iterator[str]:
             model.segment_size,
             f"at least {audio.min_samples} samples: an FFT of {audio.filter_length} reflects them",
         )
+    least = 1 + max((n_fft - hop) // 2 for n_fft, hop, _ in MRD_RESOLUTIONS)
+    if model.use_mrd and model.segment_size < least:
+        yield _say("segment_size", model.segment_size, f"at least {least} samples with --use-mrd")
 
 
 def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:

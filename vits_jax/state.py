@@ -6,7 +6,7 @@ Whoever makes, trains, saves, converts or reads a state knows its layout from he
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,14 @@ class TrainState:
             TypeError: ``step`` or ``params`` is missing, or there is something else.
         """
         return cls(**parts)
+
+    def of(self, networks: Collection[str]) -> TrainState:
+        """These networks' alone."""
+        own = {
+            part: {name: x for name, x in getattr(self, part).items() if name in networks}
+            for part in ("params", "optimizer", "averages")
+        }
+        return self.replace(**own)
 
     def replace(self, **parts: Any) -> TrainState:
         """With other parts."""

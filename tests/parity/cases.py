@@ -110,9 +110,17 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.jit(function).lower(*arguments).compile(QUICK_COMPILATION)(*arguments)
 
 
-def quickly(step: Composed) -> Callable[..., Any]:
-    """A composed function whose pieces are compiled as the tests compile, each once."""
-    programs: dict[str, Callable[..., Any]] = {}
+Programs = dict[str, Callable[..., Any]]
+
+
+def quickly(step: Composed, programs: Programs | None = None) -> Callable[..., Any]:
+    """A composed function whose pieces are compiled as the tests compile, each once.
+
+    Args:
+        step: the function.
+        programs: what is compiled already, by name; the others come to it.
+    """
+    programs = {} if programs is None else programs
 
     def call(name: str, *arguments: Any) -> Any:
         if name not in programs:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from tests.parity.alignment_reference import maximum_path_batch
-from vits_jax.config import AudioConfig, Config, ModelConfig
+from vits_jax.config import MRD_RESOLUTIONS, AudioConfig, Config, ModelConfig
 
 
 def _provide_alignment() -> None:
@@ -36,6 +36,7 @@ _provide_alignment()
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what torch and lightning deprecate is not ours to mend
+    from piper.train.vits import losses as oracle_losses
     from piper.train.vits import mel_processing, models
     from piper.train.vits.lightning import VitsModel
 
@@ -86,6 +87,25 @@ def discriminator(
                 part.convs = nn.ModuleList(_narrow(conv, width) for conv in part.convs)
                 part.conv_post = _narrow(part.conv_post, width)
     return network.eval()
+
+
+def multi_resolution(
+    resolutions: tuple[tuple[int, int, int], ...] = MRD_RESOLUTIONS, *, seed: int = 0
+) -> models.MultiResolutionDiscriminator:
+    """The oracle's discriminators of spectra."""
+    with _construction(seed):
+        return models.MultiResolutionDiscriminator(resolutions).eval()
+
+
+def adversarial_losses(
+    network: nn.Module, real: torch.Tensor, generated: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of discriminators, of the generator, and of feature maps, for audio ``[B, 1, T]``."""
+    decided, decided_generated, _, _ = network(real, generated.detach())
+    disc, _, _ = oracle_losses.discriminator_loss(decided, decided_generated)
+    _, decided_generated, maps, maps_generated = network(real, generated)
+    gen, _ = oracle_losses.generator_loss(decided_generated)
+    return disc, gen, oracle_losses.feature_loss(maps, maps_generated)
 
 
 @contextlib.contextmanager
@@ -286,12 +306,13 @@ def losses(
     network_g: nn.Module,
     network_d: nn.Module,
     batch: Mapping[str, np.ndarray],
+    network_mrd: nn.Module | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Loss of G, loss of D and the terms, by the oracle's own training code."""
     trainer = types.SimpleNamespace(
         model_g=network_g,
         model_d=network_d,
-        model_mrd=None,
+        model_mrd=network_mrd,
         device=torch.device("cpu"),
         hparams=types.SimpleNamespace(
             **vars(config.audio),
@@ -305,13 +326,17 @@ def losses(
 
 
 def optimizers(
-    config: Config, network_g: nn.Module, network_d: nn.Module
+    config: Config,
+    network_g: nn.Module,
+    network_d: nn.Module,
+    network_mrd: nn.Module | None = None,
 ) -> tuple[torch.optim.AdamW, torch.optim.AdamW]:
-    """AdamW for both networks as the trainer makes them: weight decay is PyTorch's default."""
+    """AdamW for G, and for D with the discriminators of spectra, as the trainer makes them:
+    weight decay is PyTorch's default."""
     trainer = types.SimpleNamespace(
         model_g=network_g,
         model_d=network_d,
-        model_mrd=None,
+        model_mrd=network_mrd,
         hparams=types.SimpleNamespace(**vars(config.optimizer)),
     )
     (optimizer_g, optimizer_d), _ = VitsModel.configure_optimizers(trainer)

@@ -21,6 +21,7 @@ from tests.parity.cases import (
     CASES,
     ONE_DEVICE,
     QUICK_COMPILATION,
+    Programs,
     batch,
     quickly,
     smallest,
@@ -29,6 +30,7 @@ from tests.parity.cases import (
 from tests.parity.comparing import assert_all_close, assert_close, relative
 from tests.parity.conftest import fresh_oracle
 from tests.parity.injected import Injected, inject_dropout, injected_into_oracle
+from tests.runs import COARSE, coarse_spectra
 from vits_jax.config import Config
 from vits_jax.model.networks import NETWORKS, folded_networks
 from vits_jax.model.precision import FLOAT32, POLICIES, Precision
@@ -163,21 +165,28 @@ def test_bfloat16_is_near() -> None:
         assert a @ b > 0.98 * np.linalg.norm(a) * np.linalg.norm(b), part
 
 
-def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters and moments; after the first step the moments are the gradients, scaled.
+OF_BOTH: Programs = {}  # what of a step no discriminator is in
+
+
+@pytest.mark.parametrize("use_mrd", [False, True], ids=["", "discriminators of spectra too"])
+def test_three_steps_in_float64(use_mrd: bool, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, parameters and moments; after the first step the moments are the gradients, scaled.
 
     AdamW's epsilon of 1e-9 makes whole steps of rounding errors: only float64 compares.
     """
     # Other numbers for D than for G, to see that each network gets its own.
-    config = smallest(resblock="1").replaced({"learning_rate_d": 1e-4, "betas_d": (0.5, 0.9)})
+    changed = {"learning_rate_d": 1e-4, "betas_d": (0.5, 0.9), "use_mrd": use_mrd}
+    config = smallest(resblock="1").replaced(changed)
     network_g, network_d = fresh_oracle(config)
     inject_dropout(network_g)
-    network_g.double()
-    network_d.double()
-    optimizers = oracle.optimizers(config, network_g, network_d)
+    theirs = {"model_g": network_g, "model_d": network_d}
+    if use_mrd:
+        theirs["model_mrd"] = oracle.randomize(oracle.multi_resolution(COARSE), 3, gain=2.0)
+    for network in theirs.values():
+        network.double()
+    optimizers = oracle.optimizers(config, *theirs.values())
     assert optimizers[0].defaults["weight_decay"] == config.optimizer.weight_decay
-    params = parameters(network_g, network_d)
-    state = fresh_state(params)
+    state = fresh_state({name: to_jax(oracle.flat(network)) for name, network in theirs.items()})
     rates = {
         "learning_rate": np.float64(config.optimizer.learning_rate),
         "learning_rate_d": np.float64(config.optimizer.learning_rate_d),
@@ -185,18 +194,17 @@ def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         step, "RowRandomness", lambda keys, dropout: Injected(len(keys), dropout=dropout)
     )
-    train_step = quickly(
-        step.make_train_step(config, ONE_DEVICE, Precision(np.float64, np.float64))
-    )
-
-    for number, frames in enumerate(((22, 30, 17), (12, 20, 8), (22, 30, 17))):
-        rows = batch(config, frames=frames, seed=number)
-        state, _ = train_step(state, rows, rates)
-        _their_step(config, network_g, network_d, optimizers, rows)
-    for name, network, their_optimizer in zip(
-        ("model_g", "model_d"), (network_g, network_d), optimizers, strict=True
-    ):
-        first, second = oracle.moments(network, their_optimizer)
+    with coarse_spectra():
+        precision, programs = Precision(np.float64, np.float64), dict(OF_BOTH)
+        train_step = quickly(step.make_train_step(config, ONE_DEVICE, precision), programs)
+        for number, frames in enumerate(((22, 30, 17), (12, 20, 8), (22, 30, 17))):
+            rows = batch(config, frames=frames, seed=number)
+            state, metrics = train_step(state, rows, rates)
+            for term, expected in _their_step(config, theirs, optimizers, rows).items():
+                assert_close(metrics[term], expected, 1e-8, term)
+    OF_BOTH.update({name: programs[name] for name in ("rows", "encode", "predict", "finish")})
+    for name, network in theirs.items():
+        first, second = oracle.moments(network, optimizers[name != "model_g"])
         moments = state.optimizer[name]
         assert_all_close(state.params[name], oracle.flat(network), 1e-8)
         assert_all_close(moments["mu"], first, 1e-8, {"conv_k.bias": 1e-13})
@@ -206,15 +214,27 @@ def test_three_steps_in_float64(x64: None, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _their_step(
-    config: Config, network_g: Any, network_d: Any, optimizers: Any, rows: dict[str, np.ndarray]
-) -> None:
-    """Both losses at the old weights, then both updates, as `VitsModel.training_step` does."""
-    for module in network_g.modules():
+    config: Config, networks: dict[str, Any], optimizers: Any, rows: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Both losses at the old weights, then both updates, as `VitsModel.training_step` does.
+
+    Returns:
+        The losses, all of its terms too.
+    """
+    for module in networks["model_g"].modules():
         if hasattr(module, "calls"):
             module.calls = 0  # the same masks at every step
     with injected_into_oracle():
-        loss_g, loss_d, _ = oracle.losses(config, network_g, network_d, rows)
+        loss_g, loss_d, terms = oracle.losses(
+            config,
+            networks["model_g"],
+            networks["model_d"],
+            rows,
+            networks.get("model_mrd"),
+        )
+    losses = {"loss_g": loss_g, "loss_d": loss_d, **terms}
     for loss, adamw in zip((loss_g, loss_d), optimizers, strict=True):
         adamw.zero_grad()
         loss.backward()
         adamw.step()
+    return {name: loss.item() for name, loss in losses.items()}

@@ -20,6 +20,7 @@ from tests.runs import (
     RATE,
     SMALL,
     SYMBOLS,
+    assert_equal,
     flags,
     leaves,
     set_initial_state,
@@ -33,7 +34,7 @@ from vits_jax.checkpoints.warm_start import hears_speaker
 from vits_jax.commands.train import main
 from vits_jax.config import Config
 from vits_jax.errors import UserError
-from vits_jax.model.networks import parameter_shapes
+from vits_jax.model.networks import multi_resolution_shapes, parameter_shapes
 from vits_jax.state import TrainState, fresh_state
 from vits_jax.training.loop import train
 from vits_jax.training.start import Start
@@ -255,17 +256,22 @@ def test_nothing_fits(one_speaker, single, tmp_path):
 @pytest.fixture(scope="module")
 def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model like `SMALL`, of three speakers, at epoch 3 and batch 2."""
+    return write_piper_file(tmp_path_factory.mktemp("piper") / "voice.ckpt")
+
+
+def write_piper_file(path: Path, **changes: Any) -> Path:
     pytest.importorskip("torch")
     from tests.checkpoints.piper.ckpts import ckpt, write
     from vits_jax.config import FIELDS, convert
 
     values = {n: v for n, v in SMALL.items() if FIELDS[n].section in ("model", "audio")}
     values |= {"num_symbols": len(SYMBOLS), "num_speakers": 3, "sample_rate": RATE}
+    values |= changes
     config = Config().replaced({n: convert(v, FIELDS[n].type, n) for n, v in values.items()})
     assert config.audio.hop_length == HOP
     content = ckpt(config)
     content["optimizer_states"][1]["param_groups"][0].update(lr=1e-4, betas=(0.5, 0.9))
-    return write(content, tmp_path_factory.mktemp("piper") / "voice.ckpt")
+    return write(content, path)
 
 
 def test_resume_from_a_ckpt(several, piper_file, tmp_path):
@@ -335,3 +341,91 @@ def test_rows_of_a_ckpt_go_by_its_voice_config(several, piper_file, tmp_path):
 def test_flags_that_cannot_be(several, tmp_path, more, message):
     with pytest.raises(UserError, match=message):
         begin(several, tmp_path / "run", **more)
+
+
+# Discriminators of spectra, in one of both runs
+
+
+SPECTRAL = {"use_mrd": True, "segment_size": 1024}
+
+
+def networks_of(run_dir: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Arrays of a run's newest checkpoint, by path: of ``model_mrd``, and all others."""
+    arrays = leaves(run_dir)
+    own = {path: x for path, x in arrays.items() if "['model_mrd']" in path}
+    return own, {path: x for path, x in arrays.items() if path not in own}
+
+
+def test_discriminators_of_spectra_join_a_run_and_leave_it(several, piper_file, tmp_path, caplog):
+    """They begin fresh, moments too; all else goes on, and goes on without them."""
+    caplog.set_level(logging.INFO, "vits_jax")
+    runs = [tmp_path / name for name in ("before", "with", "without")]
+    given = ({}, SPECTRAL, {})
+    for source, run_dir, more in zip((piper_file, *runs), runs, given):
+        more = {"resume_from_checkpoint": source, "max_steps": 2, **more}
+        assert main(flags(several, run_dir, **more)) == 0
+    before, joined, after = map(networks_of, runs)
+    assert not before[0]
+    assert not after[0]
+    assert_equal(before[1], joined[1])
+    assert_equal(before[1], after[1])
+    count = len(multi_resolution_shapes())
+    assert len(joined[0]) == 3 * count + 1
+    fresh = begin(several, tmp_path / "fresh", **SPECTRAL)
+    for path, array in joined[0].items():
+        name = path.rpartition("['")[2].removesuffix("']")
+        if path.startswith("['params']"):
+            np.testing.assert_array_equal(array, fresh[f"model_mrd.{name}"])
+        else:
+            assert not array.any(), path
+    assert joined[1]["['optimizer']['model_d']['count']"] == 2
+    assert f"its {count} tensors begin fresh" in caplog.text
+    assert f"{count} tensors are left out (--use-mrd is not set): model_mrd.disc" in caplog.text
+    with pytest.raises(UserError, match="--use-mrd was True and is now False.*another --run-dir"):
+        train(small(several, runs[1], segment_size=1024))
+
+
+def test_a_ckpt_with_discriminators_of_spectra(several, tmp_path, caplog):
+    path = write_piper_file(tmp_path / "voice.ckpt", **SPECTRAL)
+    theirs = read_ckpt(path)
+    given = {"with": SPECTRAL, "without": {}}
+    for name, more in given.items():
+        more = {"resume_from_checkpoint": path, "max_steps": 2, **more}
+        assert main(flags(several, tmp_path / name, **more)) == 0
+    (own, rest), (none, others) = (networks_of(tmp_path / name) for name in given)
+    assert not none
+    assert_equal(rest, others)
+    last = "discriminators.2.conv_post.weight_v"
+    expected = theirs["state_dict"][f"model_mrd.{last}"].numpy()
+    np.testing.assert_array_equal(own[f"['params']['model_mrd']['{last}']"], expected)
+    moments = theirs["optimizer_states"][1]["state"]
+    expected = moments[max(moments)]["exp_avg"].numpy()
+    np.testing.assert_array_equal(own[f"['optimizer']['model_mrd']['mu']['{last}']"], expected)
+    assert own["['optimizer']['model_mrd']['count']"] == 2
+    assert "tensors are left out (--use-mrd is not set)" in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["warmstart_ckpt", "resume_from_single_speaker_checkpoint"])
+def test_new_runs_account_for_discriminators_of_spectra(
+    flag, several, single, one_speaker, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "vits_jax")
+    spectral = tmp_path / "spectral"
+    train(small(one_speaker, spectral, max_steps=0, gin_channels=0, **SPECTRAL))
+    old, count = params(spectral), len(multi_resolution_shapes())
+
+    def said() -> str:
+        return next(r.message for r in reversed(caplog.records) if "tensors taken" in r.message)
+
+    without = begin(several, tmp_path / "without", **{flag: spectral})
+    assert not any(name.startswith("model_mrd") for name in without)
+    assert f"{count} left in it (model_mrd.discriminators.0" in said()
+    fresh = begin(several, tmp_path / "fresh", **SPECTRAL)
+    both = begin(several, tmp_path / "both", **{flag: spectral}, **SPECTRAL)
+    joined = begin(several, tmp_path / "joined", **{flag: single}, **SPECTRAL)
+    assert "model_mrd.discriminators.2.conv_post.weight_v" in said()
+    names = [name for name in fresh if name.startswith("model_mrd")]
+    assert len(names) == count
+    for name in names:
+        np.testing.assert_array_equal(both[name], old[name])
+        np.testing.assert_array_equal(joined[name], fresh[name])

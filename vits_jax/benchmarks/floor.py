@@ -27,12 +27,7 @@ PARTS = (
     "durations",
     "decoder",
     "generator_losses",
-    "discriminator_0",
-    "discriminator_1",
-    "discriminator_2",
-    "discriminator_3",
-    "discriminator_4",
-    "discriminator_5",
+    *(f"discriminator_{i}" for i in range(9)),  # the last three with --use-mrd
     "adversarial_losses",
     "discriminator_loss",
     "optimizer",

@@ -22,7 +22,7 @@ from vits_jax.model.alignment import durations
 from vits_jax.model.audio import dequantise, mel_spectrogram, spectrogram
 from vits_jax.model.forms import forms_for
 from vits_jax.model.layers import length_mask
-from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, folded_networks
+from vits_jax.model.networks import GENERATOR, folded_networks, judges_of
 from vits_jax.model.parameters import bind
 from vits_jax.model.precision import POLICIES, Precision, chosen
 from vits_jax.model.randomness import RowRandomness, row_keys
@@ -98,7 +98,7 @@ def _parts(config: Config, args: argparse.Namespace, precision: Precision) -> It
     """As the step meets them: full-length rows of random numbers."""
     networks = folded_networks(config)
     state = jax.jit(functools.partial(create_state, config))(jax.random.key(0))
-    G, D = state.params[GENERATOR], state.params[DISCRIMINATOR]
+    G, D = state.params[GENERATOR], judges_of(state.params)
     B, T, F = args.batch_size, args.phonemes, args.frames
     model, hop = config.model, config.audio.hop_length
     keys = iter(jax.random.split(jax.random.key(1), 16))
@@ -155,10 +155,10 @@ def _parts(config: Config, args: argparse.Namespace, precision: Precision) -> It
     cut = noise(B, config.segment_frames, model.inter_channels)
     yield "decoder", lambda p, x: generator(p).dec(x, g), (G, cut), (0, 1)
     both = noise(2 * B, model.segment_size)
-    for i in range(len(networks.discriminator.discriminators)):
+    for i in range(len(networks.discriminator.every())):
         yield (
             f"discriminator_{i}",
-            lambda p, x, i=i: judges(p).discriminators[i](x),
+            lambda p, x, i=i: judges(p).every()[i](x),
             (D, both),
             (0, 1),
         )
@@ -174,7 +174,8 @@ def _update(config: Config, gradients: Any, state: TrainState) -> Any:
     """AdamW of both networks, with the norms; the parameters stand for their gradients."""
     o, platform = config.optimizer, jax.default_backend()
     updated = {}
-    for network, betas in ((GENERATOR, o.betas), (DISCRIMINATOR, o.betas_d)):
+    for network in state.params:
+        betas = o.betas if network == GENERATOR else o.betas_d
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
         reduce: Callable[..., Any] = functools.partial(_reduced, platform=platform)
         reduce = jax.shard_map(reduce, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)

@@ -26,8 +26,10 @@ def main() -> None:
     """Build the network, fill it, export it."""
     request = json.loads(sys.stdin.readline())
     model, audio = request["model"], request["audio"]
-    for name in ("num_symbols", "num_speakers", "discriminator_width", "segment_size"):
+    for name in ("num_symbols", "num_speakers", "segment_size"):
         request[name] = model.pop(name)
+    for name in ("discriminator_width", "use_mrd"):  # no part of a voice
+        model.pop(name)
     network = SynthesizerTrn(
         n_vocab=request["num_symbols"],
         n_speakers=request["num_speakers"],

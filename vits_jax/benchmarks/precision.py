@@ -15,7 +15,7 @@ from vits_jax.benchmarks.training_step import random_batch
 from vits_jax.compilation import jit
 from vits_jax.config import Config
 from vits_jax.model.forms import forms_for
-from vits_jax.model.networks import NETWORKS, folded_networks
+from vits_jax.model.networks import MULTI_RESOLUTION, folded_networks
 from vits_jax.model.precision import POLICIES, Precision
 from vits_jax.model.randomness import RowRandomness, row_keys
 from vits_jax.state import create_state
@@ -56,10 +56,11 @@ def distances(ours: Gradients, theirs: Gradients) -> dict[str, float]:
 def _by_part(grads: Gradients) -> dict[str, list[tuple[str, str]]]:
     """Tensors by the part of the network that they belong to, such as ``"dec"``."""
     parts = defaultdict(list)
-    for network in NETWORKS:
+    for network in grads:
         for name in grads[network]:
             words = name.split(".")
             part = ".".join(words[:2]) if words[0] == "discriminators" else words[0]
+            part = f"{network}.{part}" if network == MULTI_RESOLUTION else part
             parts[part].append((network, name))
     return parts
 

@@ -40,8 +40,9 @@ class Source(Protocol):
         where: its path, for messages.
         metadata: all of it but the arrays.
         shapes: ``{"model_g": {name: shape}, "model_d": ...}`` of the parameters it has;
-            a voice that was published without its discriminators lacks ``model_d``.
-        unused: names of tensors of networks that there are not here.
+            a voice that was published without its discriminators lacks ``model_d``, one that was
+            trained without `--use-mrd` ``model_mrd``.
+        unused: names of tensors that no network here has.
         averaged: whether it has averages of the generator's parameters too.
     """
 
@@ -65,7 +66,8 @@ class Source(Protocol):
         """The generator's parameters, or their averages; what speaking never reads may be zero."""
 
     def state(self, target: TrainState) -> TrainState:
-        """The whole state, for a target of `jax.ShapeDtypeStruct` with ``sharding``.
+        """The whole state, for a target of `jax.ShapeDtypeStruct` with ``sharding``; of the
+        networks that the target has, each of which it must have.
 
         Averages, which it may have, are left where the target has none.
 
@@ -171,7 +173,7 @@ class _Piper:
         return {name: _put(array, sharding) for name, array in arrays.items()}
 
     def state(self, target: TrainState) -> TrainState:
-        whole = numpy_state(self.checkpoint, self.where)
+        whole = numpy_state(self.checkpoint, self.where).of(target.params)
         if not target.averages:
             whole = whole.replace(averages={})
         return jax.tree.map(
@@ -187,17 +189,14 @@ def numpy_state(checkpoint: piper.PiperCheckpoint, where: Path) -> TrainState:
     """The state of a run that a ``.ckpt`` holds, as numpy arrays.
 
     Raises:
-        UserError: it has no optimizer state, or a network that cannot be trained on here.
+        UserError: it has no optimizer state.
     """
-    instead = "to start a new run from its weights use --warmstart_ckpt"
-    if checkpoint.left:
-        raise UserError(
-            f"{where}: it has a multi-resolution discriminator ({len(checkpoint.left)} tensors), "
-            f"which is not built here: it cannot be continued; {instead}"
-        )
     if not checkpoint.optimizer:
         lacks = "optimizer state" if DISCRIMINATOR in checkpoint.params else "discriminators"
-        raise UserError(f"{where}: it has no {lacks}: it cannot be continued; {instead}")
+        raise UserError(
+            f"{where}: it has no {lacks}: it cannot be continued; "
+            "to start a new run from its weights use --warmstart_ckpt"
+        )
     optimizers = {
         network: moments | {"count": np.array(moments["count"], np.int32)}
         for network, moments in checkpoint.optimizer.items()

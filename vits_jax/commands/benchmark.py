@@ -76,6 +76,7 @@ def _config(flags: argparse.Namespace) -> Config:
     more = {"num_speakers": flags.speakers} if "speakers" in flags else {}
     more |= {"use_sdp": not flags.plain} if "plain" in flags else {}
     more |= {"precision": flags.precision} if "precision" in flags else {}
+    more |= {"use_mrd": flags.use_mrd} if "use_mrd" in flags else {}
     return config.replaced(more)
 
 
@@ -100,6 +101,7 @@ def _parser() -> Parser:
         kind.add_argument("--batch-size", type=int, default=8)
         kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
         kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
+        kind.add_argument("--use-mrd", action="store_true", help="discriminators of spectra too")
     for kind in (*of_the_step, startup):
         kind.add_argument("--precision", choices=list(PRECISIONS), default="auto")
     for kind in (step, saving):

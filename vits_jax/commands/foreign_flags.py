@@ -22,7 +22,6 @@ Others = Mapping[str, tuple[tuple[str, ...], str]]
 OTHERS: Others = {
     # Later versions will have these.
     "deterministic": (("false",), f"{_NOT_BUILT}: on CPU every run repeats bit for bit"),
-    "use_mrd": (("false",), f"{_NOT_BUILT}: Piper's two discriminators train"),
     # Done in another way.
     "auto_select_gpus": (("false",), "use --devices N, and CUDA_VISIBLE_DEVICES to choose GPUs"),
     "gpus": ((), "use --accelerator gpu --devices N"),

@@ -66,17 +66,24 @@ def _reflect_at_length(audio: jax.Array, lengths: jax.Array, pad: int) -> jax.Ar
 
 def _magnitudes(padded: jax.Array, config: AudioConfig) -> jax.Array:
     """STFT magnitudes of ``[B, T]``, ``(T - n_fft) // hop + 1`` frames."""
-    n_fft, hop = config.filter_length, config.hop_length
-    n_frames = (padded.shape[1] - n_fft) // hop + 1
+    real, imaginary = stft(padded, config.filter_length, config.hop_length, config.win_length)
+    return jnp.sqrt(real**2 + imaginary**2 + 1e-6)
+
+
+def stft(signal: jax.Array, n_fft: int, hop: int, window: int) -> tuple[jax.Array, jax.Array]:
+    """Spectra of ``[B, T]``, not padded: real and imaginary, ``[B, frames, n_fft // 2 + 1]``.
+
+    There are ``(T - n_fft) // hop + 1`` frames; the periodic Hann window of `window` samples is
+    in the middle of each.
+    """
+    n_frames = (signal.shape[1] - n_fft) // hop + 1
     # Overlapping frames as shifted blocks of `hop` samples side by side: no gather.
     n_blocks = -(-n_fft // hop)
     needed = (n_frames + n_blocks - 1) * hop
-    padded = jnp.pad(padded, ((0, 0), (0, max(needed - padded.shape[1], 0))))[:, :needed]
-    blocks = padded.reshape(padded.shape[0], -1, hop)
+    signal = jnp.pad(signal, ((0, 0), (0, max(needed - signal.shape[1], 0))))[:, :needed]
+    blocks = signal.reshape(signal.shape[0], -1, hop)
     frames = jnp.concatenate([blocks[:, i : i + n_frames] for i in range(n_blocks)], axis=2)
-    frames = frames[:, :, :n_fft] * jnp.asarray(window(config), padded.dtype)
-    real, imaginary = _spectrum(frames)
-    return jnp.sqrt(real**2 + imaginary**2 + 1e-6)
+    return _spectrum(frames[:, :, :n_fft] * jnp.asarray(hann(n_fft, window), signal.dtype))
 
 
 def _spectrum(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -94,11 +101,11 @@ def _spectrum(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
     return real, imaginary
 
 
-def window(config: AudioConfig) -> np.ndarray:
-    """Periodic Hann window ``[filter_length]``, centred in it."""
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.win_length) / config.win_length)
-    left = (config.filter_length - config.win_length) // 2
-    return np.pad(window, (left, config.filter_length - config.win_length - left))
+def hann(n_fft: int, length: int) -> np.ndarray:
+    """Periodic Hann window of `length`, centred in ``[n_fft]``."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    left = (n_fft - length) // 2
+    return np.pad(window, (left, n_fft - length - left))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""One-dimensional convolutions, each in the form that a platform runs best (`forms`).
+"""Convolutions, the one-dimensional ones in the form that a platform runs best (`forms`).
 
 Signals are ``[B, T, C]``, weights PyTorch's.
 """
@@ -57,6 +57,19 @@ def conv1d(
         rhs_dilation=(dilation,),
         feature_group_count=groups,
         dimension_numbers=DIMENSIONS,
+    )
+
+
+def conv2d(
+    x: jax.Array, weight: jax.Array, *, stride: tuple[int, int], padding: tuple[int, int]
+) -> jax.Array:
+    """PyTorch's ``conv2d`` without bias: ``x [B, H, W, in]`` to ``[B, H', W', out]``."""
+    return lax.conv_general_dilated(
+        x,
+        weight.astype(x.dtype),
+        stride,
+        [(size, size) for size in padding],
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
     )
 
 

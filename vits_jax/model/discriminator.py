@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vits_jax.config import ModelConfig
 from vits_jax.model.arithmetic import total
@@ -31,8 +32,11 @@ Features = list[jax.Array]  # of one sub-discriminator, layer by layer, the deci
 class Discriminator(nnx.Module):
     """One judge of audio: feature maps of it, and how they pull back to it.
 
-    To add one, write ``__call__``, and put it into `MultiPeriodDiscriminator.discriminators`.
+    To add one, write ``__call__``, and put it into `MultiPeriodDiscriminator.every`.
     """
+
+    exact = False
+    """Whether it hears audio as precise as it is, not in the type that the networks compute in."""
 
     def __call__(self, audio: jax.Array) -> Features:
         """Feature maps ``[B, ...]`` of ``audio [B, T]``, the decision last."""
@@ -198,20 +202,32 @@ class MultiPeriodDiscriminator(nnx.Module):
         for period in PERIODS:
             self.discriminators.append(DiscriminatorP(period, scale, rngs=rngs))
 
-    def __call__(self, audio: jax.Array) -> list[Features]:
-        """Feature maps of every discriminator for ``audio [B, T]``."""
-        features = []
-        for i, discriminator in enumerate(self.discriminators):
+    def every(self) -> list[Discriminator]:
+        """All that judge: those of ``discriminators`` first."""
+        return list(self.discriminators)
+
+    def __call__(self, audio: jax.Array, dtype: DTypeLike | None = None) -> list[Features]:
+        """Feature maps of every discriminator for ``audio [B, T]``.
+
+        Args:
+            dtype: to compute in (default: the audio's).
+        """
+        rounded, features = audio.astype(dtype or audio.dtype), []
+        for i, discriminator in enumerate(self.every()):
             with jax.named_scope(f"discriminator_{i}"):
-                features.append(discriminator(audio))
+                features.append(discriminator(audio if discriminator.exact else rounded))
         return features
 
-    def forward(self, real: jax.Array, generated: jax.Array) -> tuple[list[Features], list[Any]]:
-        """See `Discriminator`, of each."""
+    def forward(
+        self, real: jax.Array, generated: jax.Array, dtype: DTypeLike | None = None
+    ) -> tuple[list[Features], list[Any]]:
+        """See `Discriminator`, of each, and `__call__`."""
+        dtype = dtype or generated.dtype
+        heard = {True: (real, generated), False: (real.astype(dtype), generated.astype(dtype))}
         passes = []
-        for i, discriminator in enumerate(self.discriminators):
+        for i, discriminator in enumerate(self.every()):
             with jax.named_scope(f"discriminator_{i}"):
-                passes.append(discriminator.forward(real, generated))
+                passes.append(discriminator.forward(*heard[discriminator.exact]))
         return [features for features, _ in passes], [saved for _, saved in passes]
 
     def pull_back(
@@ -220,12 +236,14 @@ class MultiPeriodDiscriminator(nnx.Module):
         features: list[Features],
         cotangents: list[Features],
         generated: jax.Array,
+        dtype: DTypeLike | None = None,
     ) -> jax.Array:
-        """See `Discriminator`: the sum over all of them, ``[B, T]``."""
-        parts = []
-        for i, discriminator in enumerate(self.discriminators):
+        """See `Discriminator`: the sum over all of them, ``[B, T]``, as precise as `generated`."""
+        heard = {True: generated, False: generated.astype(dtype or generated.dtype)}
+        parts: dict[bool, list[jax.Array]] = {False: [], True: []}
+        for i, discriminator in enumerate(self.every()):
+            of, given = heard[discriminator.exact], (saved[i], features[i], cotangents[i])
             with jax.named_scope(f"discriminator_{i}"):
-                parts.append(
-                    discriminator.pull_back(saved[i], features[i], cotangents[i], generated)
-                )
-        return total(reversed(parts))
+                parts[discriminator.exact].append(discriminator.pull_back(*given, of))
+        sums = [total(reversed(own)) for own in parts.values() if own]
+        return total(own.astype(generated.dtype) for own in sums)

@@ -43,11 +43,11 @@ def leaky_relu(x: jax.Array, slope: float = LEAKY_SLOPE) -> jax.Array:
 
 
 def biased(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """``y [B, T, C]`` and ``bias [C]`` or ``[B, 1, C]``; of a packed signal, to all its samples.
+    """``y [B, ..., C]`` and ``bias [C]`` or ``[B, 1, C]``; of a packed signal, to all its samples.
 
     Added in the bias's precision where that is best (`Forms.few_sums`), else in the signal's.
     """
-    tiled = jnp.tile(bias, y.shape[2] // bias.shape[-1])
+    tiled = jnp.tile(bias, y.shape[-1] // bias.shape[-1])
     dtype = jnp.promote_types(y.dtype, bias.dtype) if forms().few_sums else y.dtype
     return (y.astype(dtype) + tiled.astype(dtype)).astype(y.dtype)
 

@@ -1,4 +1,4 @@
-"""Both networks of a configuration: as modules without values, and freshly initialised."""
+"""The networks of a configuration: as modules without values, and freshly initialised."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import math
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,44 @@ from flax import nnx
 from vits_jax.config import AudioConfig, Config, ModelConfig
 from vits_jax.model.discriminator import MultiPeriodDiscriminator
 from vits_jax.model.layers import WeightNorm
+from vits_jax.model.multi_resolution import AllDiscriminators, MultiResolutionDiscriminator
 from vits_jax.model.parameters import Parameters, flatten
 from vits_jax.model.synthesizer import Synthesizer
 
 GENERATOR, DISCRIMINATOR = NETWORKS = ("model_g", "model_d")
 """Names of the networks, in a state and in its checkpoints; Piper's, who numbers them so."""
 
+MULTI_RESOLUTION = "model_mrd"
+"""With `--use-mrd` a network of its own there, beside the other discriminators (`judges_of`)."""
+
+T = TypeVar("T")
+_OF_MULTI_RESOLUTION = f"{MULTI_RESOLUTION}."
+
+
+def judges_of(params: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """Of all networks ``{network: {name: …}}`` the discriminators, as one network: ``{name: …}``.
+
+    Those of spectra, if there are any, come last, as in Piper's optimizer.
+    """
+    more = params.get(MULTI_RESOLUTION, {})
+    return {**params[DISCRIMINATOR], **{f"{_OF_MULTI_RESOLUTION}{n}": x for n, x in more.items()}}
+
+
+def apart(judges: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """The reverse, ``{network: {name: …}}`` of the discriminators."""
+    networks: dict[str, dict[str, T]] = {DISCRIMINATOR: {}}
+    for name, x in judges.items():
+        own = name.removeprefix(_OF_MULTI_RESOLUTION)
+        network = DISCRIMINATOR if own == name else MULTI_RESOLUTION
+        networks.setdefault(network, {})[own] = x
+    return networks
+
 
 class Networks(NamedTuple):
-    """Modules to ``bind`` parameters to; their own are shapes only."""
+    """Modules to ``bind`` parameters to; their own are shapes only.
+
+    Parameters of ``discriminator`` are those of `judges_of`.
+    """
 
     generator: Synthesizer
     discriminator: MultiPeriodDiscriminator
@@ -31,9 +60,8 @@ class Networks(NamedTuple):
 
 def _build(model: ModelConfig, audio: AudioConfig, draws: _Draws) -> Networks:
     rngs = cast(nnx.Rngs, draws)  # has the two methods of it that the layers call
-    return Networks(
-        Synthesizer(model, audio, rngs=rngs), MultiPeriodDiscriminator(model, rngs=rngs)
-    )
+    discriminators = AllDiscriminators if model.use_mrd else MultiPeriodDiscriminator
+    return Networks(Synthesizer(model, audio, rngs=rngs), discriminators(model, rngs=rngs))
 
 
 class _Draws:
@@ -83,8 +111,9 @@ def structure(model: ModelConfig, audio: AudioConfig) -> Structure:
 
     def build() -> Networks:
         networks = _build(model, audio, counting)
-        for name, network in zip(NETWORKS, networks):
-            shapes[name] = types.MappingProxyType(dict(_walk(network)))
+        found = {GENERATOR: dict(_walk(networks.generator))}
+        found |= apart(dict(_walk(networks.discriminator)))
+        shapes.update({name: types.MappingProxyType(own) for name, own in found.items()})
         return networks
 
     # The modules themselves come out of it with their parts sorted.
@@ -120,6 +149,19 @@ def parameter_shapes(config: Config) -> Mapping[str, Mapping[str, tuple[int, ...
     return structure(config.model, config.audio).shapes
 
 
+@functools.cache
+def multi_resolution_shapes() -> Mapping[str, tuple[int, ...]]:
+    """Shapes of the parameters of ``model_mrd``, which hang on no configuration."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def build() -> None:
+        rngs = cast(nnx.Rngs, _Draws())
+        shapes.update(_walk(MultiResolutionDiscriminator(rngs=rngs)))
+
+    jax.eval_shape(build)
+    return types.MappingProxyType(shapes)
+
+
 def _walk(module: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
     parts = dict(enumerate(module)) if isinstance(module, nnx.List) else vars(module)
     for name, part in parts.items():
@@ -144,4 +186,4 @@ def initial_parameters(config: Config, key: jax.Array) -> dict[str, Parameters]:
         uniform, normal = jax.device_get((uniform, normal))
     draws = _Draws(uniform, normal)
     generator, discriminator = _build(config.model, config.audio, draws)
-    return {GENERATOR: flatten(generator), DISCRIMINATOR: flatten(discriminator)}
+    return {GENERATOR: flatten(generator), **apart(flatten(discriminator))}

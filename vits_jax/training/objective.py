@@ -21,16 +21,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vits_jax.config import Config, OptimizerConfig
+from vits_jax.config import Config
 from vits_jax.model.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
-from vits_jax.model.discriminator import Features
-from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, Networks
+from vits_jax.model.networks import GENERATOR, Networks, apart, judges_of
 from vits_jax.model.parameters import Parameters, bind
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import Randomness
 from vits_jax.model.synthesizer import Posterior, cut
 from vits_jax.model.weight_norm import fold
 from vits_jax.training import losses
+from vits_jax.training.adversarial import Adversarial, halves
 from vits_jax.training.losses import Rows
 
 Batch = dict[str, jax.Array]
@@ -120,7 +120,7 @@ class Objective(NamedTuple):
         segment, aligned, encoded, metrics = self.encode(own, batch, rows, random)
         of_predictor, dur = self.predict(predictor(params[GENERATOR]), aligned, rows, random)
         to_z, grads, more = self.generate(
-            decoder(params[GENERATOR]), params[DISCRIMINATOR], segment, rows
+            decoder(params[GENERATOR]), judges_of(params), segment, rows
         )
         of_encoders = self.finish(own, encoded, to_z)
         for some in (of_encoders, of_predictor):
@@ -184,7 +184,7 @@ class Objective(NamedTuple):
 
         Args:
             params_g: `decoder` of the generator's.
-            params_d: the discriminators'.
+            params_d: the discriminators' (`judges_of`).
             segment: as `encode` gives it.
             rows: as of `gradients`.
 
@@ -203,25 +203,23 @@ class Objective(NamedTuple):
 
         def discriminator(parameters: Parameters) -> tuple[jax.Array, tuple[Any, ...]]:
             judges = bind(self.networks.discriminator, fold(parameters, compute))
-            features, saved = judges.forward(
-                segment.real.astype(compute), lax.stop_gradient(audio).astype(compute)
-            )
-            real, generated = _halves(features)
-            with jax.named_scope("discriminator_loss"):
-                disc = losses.discriminator_loss(real, generated, rows)
-            return disc, (real, generated, saved)
+            heard = segment.real, lax.stop_gradient(audio)
+            features, saved = judges.forward(*heard, compute)
+            real, generated = halves(features)
+            loss, disc = self._adversarial.of_discriminators(real, generated, rows)
+            return loss, (real, generated, saved, disc)
 
-        (disc, (real, generated, saved)), grads_d = jax.value_and_grad(discriminator, has_aux=True)(
-            params_d
-        )
-        (adversarial, terms), to_features = jax.value_and_grad(_adversarial, has_aux=True)(
-            generated, real, rows, weights
-        )
+        (loss_d, (real, generated, saved, disc)), grads_d = jax.value_and_grad(
+            discriminator, has_aux=True
+        )(params_d)
+        (adversarial, terms), to_features = jax.value_and_grad(
+            self._adversarial.of_generator, has_aux=True
+        )(generated, real, rows)
         judges = bind(self.networks.discriminator, fold(params_d, compute))
-        to_audio = judges.pull_back(saved, generated, to_features, audio.astype(compute))
-        grads_g, to_z = pull_back((jnp.ones_like(own), to_audio.astype(audio.dtype)))
-        grads = {GENERATOR: grads_g, DISCRIMINATOR: grads_d}
-        return to_z, grads, _metrics(own + adversarial, mel, terms, disc)
+        to_audio = judges.pull_back(saved, generated, to_features, audio, compute)
+        grads_g, to_z = pull_back((jnp.ones_like(own), to_audio))
+        totals = {"loss_g": own + adversarial, "loss_d": loss_d, "mel": mel}
+        return to_z, {GENERATOR: grads_g, **apart(grads_d)}, totals | terms | disc
 
     def finish(self, params: Parameters, encoded: Encoded, to_segment: jax.Array) -> Parameters:
         """The gradients of `encode`'s part.
@@ -274,11 +272,16 @@ class Objective(NamedTuple):
         weights, compute = self.config.optimizer, self.precision.compute
         audio, mel = self._audio(params_g, segment, rows)
         judges = bind(self.networks.discriminator, fold(params_d, compute))
-        both = jnp.concatenate([segment.real, audio]).astype(compute)
-        real, generated = _halves(judges(both))
-        disc = losses.discriminator_loss(real, generated, rows)
-        adversarial, terms = _adversarial(generated, real, rows, weights)
-        return _metrics(weights.c_mel * mel + adversarial, mel, terms, disc)
+        real, generated = halves(judges(jnp.concatenate([segment.real, audio]), compute))
+        loss_d, disc = self._adversarial.of_discriminators(real, generated, rows)
+        adversarial, terms = self._adversarial.of_generator(generated, real, rows)
+        totals = {"loss_g": weights.c_mel * mel + adversarial, "loss_d": loss_d, "mel": mel}
+        return totals | terms | disc
+
+    @property
+    def _adversarial(self) -> Adversarial:
+        number = len(self.networks.discriminator.discriminators)
+        return Adversarial(self.config.optimizer, number)
 
     def _recordings(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Audio ``[B, T]`` and its linear spectrogram ``[B, F, bins]``."""
@@ -349,38 +352,3 @@ class Objective(NamedTuple):
 def added(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Both, by name; what has one name is added."""
     return a | {name: a[name] + x if name in a else x for name, x in b.items()}
-
-
-class _Adversarial(NamedTuple):
-    """What the discriminators think of the generator; ``fm`` with its weight, as Piper logs it."""
-
-    gen: jax.Array
-    fm: jax.Array
-
-
-def _adversarial(
-    generated: list[Features], real: list[Features], rows: Rows, weights: OptimizerConfig
-) -> tuple[jax.Array, _Adversarial]:
-    with jax.named_scope("adversarial_losses"):
-        gen = losses.generator_loss(generated, rows)
-        fm = weights.c_fm * losses.feature_loss(real, generated, rows)
-        return weights.c_gen * gen + fm, _Adversarial(gen, fm)
-
-
-def _halves(features: list[Features]) -> tuple[list[Features], list[Features]]:
-    """Feature maps of real and generated audio, from those of both as one batch."""
-    real = [[f[: f.shape[0] // 2] for f in maps] for maps in features]
-    return real, [[f[f.shape[0] // 2 :] for f in maps] for maps in features]
-
-
-def _metrics(
-    loss_g: jax.Array, mel: jax.Array, adversarial: _Adversarial, disc: jax.Array
-) -> Metrics:
-    return {
-        "loss_g": loss_g,
-        "loss_d": disc,
-        "mel": mel,
-        "gen": adversarial.gen,
-        "fm": adversarial.fm,
-        "disc": disc,
-    }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vits_jax.config import AudioConfig
-from vits_jax.model.audio import mel_filters, window
+from vits_jax.model.audio import hann, mel_filters
 
 # From dark to light through purple and orange, as lightness grows evenly: readable in grey, and
 # by those who see fewer colours.
@@ -43,7 +43,7 @@ def log_mel(audio: np.ndarray, config: AudioConfig) -> np.ndarray:
     padded = np.pad(audio, pad, mode="reflect") if len(audio) > pad else np.pad(audio, pad)
     padded = np.pad(padded, (0, max(0, size - len(padded))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-    spectrum = np.fft.rfft(frames * window(config))
+    spectrum = np.fft.rfft(frames * hann(size, config.win_length))
     magnitudes = np.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-6)
     return np.log(np.maximum(magnitudes @ mel_filters(config).T, 1e-5)).astype(np.float32)
 

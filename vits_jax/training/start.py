@@ -20,7 +20,7 @@ from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.planning import Planner
 from vits_jax.errors import UserError
-from vits_jax.model.networks import parameter_shapes
+from vits_jax.model.networks import MULTI_RESOLUTION, multi_resolution_shapes, parameter_shapes
 from vits_jax.state import Position, TrainState, abstract_state, begin_averages, create_state
 from vits_jax.training.mesh import formats, of_this_process, processes_of, put_copies, replicated
 
@@ -44,8 +44,9 @@ MAY_CHANGE = frozenset(
         *CHECKPOINT_FLAGS,
     }
 )
-# Of the model, what changes neither the names nor the shapes of its parameters.
-NO_PARAMETERS = frozenset({"p_dropout", "segment_size"})
+# Of the model, what changes neither the names nor the shapes of its parameters, or, as a network
+# more or less, none of the others'.
+NO_PARAMETERS = frozenset({"p_dropout", "segment_size", "use_mrd"})
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,23 @@ class Start:
             return state
         # Several processes read it each for themselves.
         there = mesh if processes_of(mesh) == 1 else of_this_process(mesh)
-        target = self.shapes(config, there)
+        shapes = self.shapes(config, there)
         if not self.source.averaged:
-            target = target.replace(averages={})
-        elif not target.averages:
+            shapes = shapes.replace(averages={})
+        elif not shapes.averages:
             _LOGGER.info("--ema-decay 0: the averages in %s are left", self.source.where)
-        return self.source.state(target)
+        absent = _absent(shapes, self.source)
+        state = self.source.state(shapes.of(shapes.params.keys() - absent))
+        for network in absent:
+            fresh = create_state(config, jax.random.key(config.run.seed)).of([network])
+            params, optimizer = state.params | fresh.params, state.optimizer | fresh.optimizer
+            state = state.replace(params=params, optimizer=optimizer)
+        return state
+
+
+def _absent(shapes: TrainState, source: Source) -> set[str]:
+    """Networks that a run goes on with though its checkpoint has none."""
+    return {MULTI_RESOLUTION} & (shapes.params.keys() - source.shapes.keys())
 
 
 def find_start(
@@ -205,7 +217,25 @@ def _resume(
         decay_from = metadata.position.epoch
     config = _with_optimizer(config, optimizer, given)
     _LOGGER.info("resuming %s", source.where)
+    _say_of_multi_resolution(config, source)
     return config, dataclasses.replace(_go_on(source, planner), decay_from=decay_from)
+
+
+def _say_of_multi_resolution(config: Config, source: Source) -> None:
+    """Where one side has those discriminators and the other has not."""
+    here = multi_resolution_shapes() if config.model.use_mrd else {}
+    there = source.shapes.get(MULTI_RESOLUTION, {})
+    left = [*source.unused, *(f"{MULTI_RESOLUTION}.{name}" for name in there if not here)]
+    if left:
+        _LOGGER.warning(
+            "%s: %d tensors are left out%s: %s",
+            *(source.where, len(left), "" if here else " (--use-mrd is not set)", ", ".join(left)),
+        )
+    if here and not there:
+        _LOGGER.info(
+            "%s has no %s: its %d tensors begin fresh, with fresh moments",
+            *(source.where, MULTI_RESOLUTION, len(here)),
+        )
 
 
 def _go_on(source: Source, planner: Planner) -> Start:

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from vits_jax.compilation import outlined
 from vits_jax.composed import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.config import Config
-from vits_jax.model.networks import DISCRIMINATOR, GENERATOR
+from vits_jax.model.networks import GENERATOR, apart, judges_of
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import RowRandomness, row_keys
@@ -100,7 +100,7 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
 
     def generate(params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows) -> Any:
         to_segment, grads, losses = objective.generate(params_g, params_d, segment, rows)
-        handed_on = [on.handed_on(grads[network]) for network in (GENERATOR, DISCRIMINATOR)]
+        handed_on = on.handed_on(grads[GENERATOR]), on.handed_on(judges_of(grads))
         return to_segment, *handed_on, stacked(losses)
 
     def finish(params: Parameters, encoded: Encoded, to_segment: jax.Array) -> Parameters:
@@ -110,7 +110,7 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
         return _updated(config, on.platform, state, unstacked(taken), rates)
 
     shapes = abstract_state(config)
-    generator, judges = shapes.params[GENERATOR], shapes.params[DISCRIMINATOR]
+    generator, judges = shapes.params[GENERATOR], judges_of(shapes.params)
     parts = [of(generator) for of in _PARTS]
     own, own_predictor, own_decoder = (on.held(part) for part in parts)
     parts[1] = {n: p for n, p in parts[1].items() if not n.startswith(SHARED)}  # not trained there
@@ -169,7 +169,7 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
     def step(
         call: Call, state: TrainState, batch: Batch, rates: Rates
     ) -> tuple[TrainState, Metrics]:
-        params_g, params_d = state.params[GENERATOR], state.params[DISCRIMINATOR]
+        params_g, params_d = state.params[GENERATOR], judges_of(state.params)
         own, own_predictor, own_decoder = (of(params_g) for of in _PARTS)
         total: _Taken | None = None
         for part in call("rows", state.step, batch):
@@ -218,7 +218,7 @@ def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = Non
 
     shapes = abstract_state(config).params
     own, own_predictor, own_decoder = (on.held(of(shapes[GENERATOR])) for of in _PARTS)
-    judges = on.held(shapes[DISCRIMINATOR])
+    judges = on.held(judges_of(shapes))
     functions = {
         "rows": Function(on.each(rows, (_OWN, _SHARED), _parts_of(config)), of_shape),
         "encode": Function(
@@ -249,7 +249,7 @@ def make_eval_step(config: Config, mesh: Mesh, precision: Precision | None = Non
     def evaluate(
         call: Call, params: dict[str, Parameters], batch: Batch, first_row: jax.Array
     ) -> Metrics:
-        params_g, params_d = params[GENERATOR], params[DISCRIMINATOR]
+        params_g, params_d = params[GENERATOR], judges_of(params)
         own, own_predictor, own_decoder = (of(params_g) for of in _PARTS)
         losses = []
         for part in call("rows", batch, first_row):
@@ -280,11 +280,11 @@ def _updated(
 ) -> tuple[TrainState, Metrics]:
     """On one device. `platform` decides how the program is put together, no number."""
     metrics = lax.psum(functools.reduce(added, taken.losses), AXIS)
-    o, grads = config.optimizer, {}
+    o, grads = config.optimizer, []
     params_g = state.params[GENERATOR]
-    for network, name, parts, like in (
-        (GENERATOR, "grad_norm_g", taken.generator, [of(params_g) for of in _PARTS]),
-        (DISCRIMINATOR, "grad_norm_d", [taken.judges], [state.params[DISCRIMINATOR]]),
+    for name, parts, like in (
+        ("grad_norm_g", taken.generator, [of(params_g) for of in _PARTS]),
+        ("grad_norm_d", [taken.judges], [judges_of(state.params)]),
     ):
         reduce = outlined(functools.partial(summed, axis=AXIS), platform)
         sums, metrics[name] = reduce(parts)
@@ -293,20 +293,21 @@ def _updated(
             own |= parted(pieces, arrays, platform, apart=SHARED)
         if most := o.gradient_clip_val:
             own = optimizer.clip(own, metrics[name], most, o.gradient_clip_algorithm)
-        grads[network] = own
+        grads.append(own)
     finite = all_finite(metrics)
+    to_params = {GENERATOR: grads[0], **apart(grads[1])}
     params, optimizers = {}, {}
-    for network, rate, betas in (
-        (GENERATOR, rates["learning_rate"], o.betas),
-        (DISCRIMINATOR, rates["learning_rate_d"], o.betas_d),
-    ):
+    for network in to_params:
+        of_generator = network == GENERATOR
+        rate = rates["learning_rate" if of_generator else "learning_rate_d"]
+        betas = o.betas if of_generator else o.betas_d
         update = functools.partial(
             optimizer.update, betas=betas, eps=o.eps, weight_decay=o.weight_decay
         )
         with jax.named_scope(f"optimizer_{network}"):
             params[network], optimizers[network] = outlined(update, platform)(
                 state.params[network],
-                grads[network],
+                to_params[network],
                 state.optimizer[network],
                 learning_rate=rate,
                 apply=finite,

@@ -15,6 +15,7 @@ from vits_jax.config import Config
 
 SMALLEST = tiny().replaced({"n_layers": 1, "discriminator_width": 16})
 SEVERAL = smallest()  # three speakers
+SPECTRAL = SMALLEST.replaced({"use_mrd": True, "segment_size": 1024})
 
 
 def networks(config: Config, seed: int = 1) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -59,17 +60,20 @@ def _with_own_containers(value: Any) -> Any:
 
 @functools.cache
 def _ckpt(config: Config, steps: int, epoch: int) -> dict[str, Any]:
-    pair = networks(config)
-    optimizers = oracle.optimizers(config, *pair)
+    every = dict(zip(("model_g", "model_d"), networks(config)))
+    if config.model.use_mrd:
+        every["model_mrd"] = oracle.randomize(oracle.multi_resolution(), 1)
+    optimizers = oracle.optimizers(config, *every.values())
     for number in range(steps):
-        for network, optimizer in zip(pair, optimizers):
-            for i, parameter in enumerate(network.parameters()):
+        for optimizer in optimizers:
+            (group,) = optimizer.param_groups
+            for i, parameter in enumerate(group["params"]):
                 noise = torch.Generator().manual_seed(1000 * number + i)
                 parameter.grad = torch.randn(parameter.shape, generator=noise)
             optimizer.step()
     state_dict = {
         f"{name}.{key}": tensor.clone()
-        for name, network in zip(("model_g", "model_d"), pair)
+        for name, network in every.items()
         for key, tensor in network.state_dict().items()
     }
     return {

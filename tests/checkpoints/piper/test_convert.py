@@ -12,7 +12,7 @@ import pytest
 import torch
 from jax.sharding import SingleDeviceSharding
 
-from tests.checkpoints.piper.ckpts import SEVERAL, SMALLEST, ckpt, write
+from tests.checkpoints.piper.ckpts import SEVERAL, SMALLEST, SPECTRAL, ckpt, write
 from tests.parity import oracle
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.piper import reading as piper
@@ -37,7 +37,9 @@ def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vits_jax.checkpoints.piper.convert.PIPER_WIDTH", 16)
 
 
-@pytest.mark.parametrize("config", [SMALLEST, SEVERAL], ids=["one speaker", "several"])
+@pytest.mark.parametrize(
+    "config", [SMALLEST, SEVERAL, SPECTRAL], ids=["one speaker", "several", "use_mrd"]
+)
 def test_there_and_back(tmp_path: Path, any_width: None, config: Config) -> None:
     """Import → export: every tensor and moment bit for bit, rates, epoch and step."""
     before = ckpt(config)
@@ -65,15 +67,24 @@ def test_there_and_back(tmp_path: Path, any_width: None, config: Config) -> None
     assert metadata.config.audio == config.audio
 
 
-def test_the_oracle_loads_an_export_strictly(saved: Path, tmp_path: Path, any_width: None) -> None:
-    export_ckpt(saved, tmp_path / "out.ckpt")
+@pytest.mark.parametrize("config", [SMALLEST, SPECTRAL], ids=["", "use_mrd"])
+def test_the_oracle_loads_an_export_strictly(
+    config: Config, tmp_path: Path, any_width: None
+) -> None:
+    export_ckpt(write(ckpt(config), tmp_path / "in.ckpt"), tmp_path / "out.ckpt")
     after = torch.load(tmp_path / "out.ckpt", weights_only=True)
-    generator = oracle.generator(SMALLEST.model, SMALLEST.audio)
-    discriminator = oracle.discriminator(16)
-    for prefix, network in (("model_g.", generator), ("model_d.", discriminator)):
-        own = {k[8:]: v for k, v in after["state_dict"].items() if k.startswith(prefix)}
+    networks = {
+        "model_g": oracle.generator(config.model, config.audio),
+        "model_d": oracle.discriminator(16),
+    }
+    if config.model.use_mrd:
+        networks["model_mrd"] = oracle.multi_resolution()
+    assert {name.partition(".")[0] for name in after["state_dict"]} == set(networks)
+    for name, network in networks.items():
+        own = {k.partition(".")[2]: v for k, v in after["state_dict"].items() if k.startswith(name)}
         network.load_state_dict(own, strict=True)
-    optimizers = oracle.optimizers(SMALLEST, generator, discriminator)
+    assert after["hyper_parameters"].get("use_mrd", False) is config.model.use_mrd
+    optimizers = oracle.optimizers(config, *networks.values())
     for optimizer, state in zip(optimizers, after["optimizer_states"]):
         optimizer.load_state_dict(state)
 
@@ -134,7 +145,8 @@ def test_an_export_says_nothing_that_pipers_command_line_refuses() -> None:
     import inspect
 
     known = set(inspect.signature(oracle.VitsModel.__init__).parameters)
-    assert set(writing.hyperparameters(SMALLEST)) <= known
+    assert set(writing.hyperparameters(SPECTRAL)) <= known
+    assert "use_mrd" not in writing.hyperparameters(SMALLEST)  # which is newer than others
 
 
 def test_narrow_discriminators_are_not_exported(saved: Path, tmp_path: Path) -> None:
@@ -237,14 +249,43 @@ def test_a_file_without_optimizers_speaks_and_starts_warm_only(
         export_ckpt(tmp_path / "run", tmp_path / "out.ckpt")
 
 
-def test_a_third_discriminator_cannot_be_continued(tmp_path: Path) -> None:
-    values = ckpt()
-    values["state_dict"]["model_mrd.convs.0.weight_g"] = torch.ones(2)
+def test_discriminators_of_spectra_that_are_not_pipers_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are continued: in their optimizer they come first."""
+    caplog.set_level("INFO", "vits_jax")
+    values, name = ckpt(), "model_mrd.convs.0.weight_g"
+    values["state_dict"][name] = torch.ones(2)
     group = values["optimizer_states"][1]["param_groups"][0]
     group["params"] = list(range(len(group["params"]) + 1))
     path = write(values, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=r"multi-resolution discriminator \(1 tensors\)"):
-        open_checkpoint(path).state(None)
+    expected = piper.read(write(ckpt(), tmp_path / "without.ckpt"))
+    got = piper.read(path)
+    assert got.left == [name]
+    assert got.metadata.config == expected.metadata.config
+    jax.tree.map(np.testing.assert_array_equal, got.optimizer, expected.optimizer)
+    source = open_checkpoint(import_ckpt(path, tmp_path / "run"))
+    assert f"left out: {name}" in caplog.text
+    state = source.state(abstract_state(source.metadata.config, CPU))
+    jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
+
+
+def test_a_ckpt_with_discriminators_of_spectra_is_one_without_where_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    path = write(ckpt(SPECTRAL), tmp_path / "x.ckpt")
+    source = open_checkpoint(path)
+    assert source.metadata.config.model == SPECTRAL.model
+    for some in (SPECTRAL, SPECTRAL.replaced({"use_mrd": False})):
+        target = abstract_state(some, CPU)
+        state = source.state(target)
+        assert state.params.keys() == state.optimizer.keys() == target.params.keys()
+        whole = piper.read(path)
+        for network, parameters in state.params.items():
+            jax.tree.map(np.testing.assert_array_equal, parameters, whole.params[network])
+            jax.tree.map(
+                np.testing.assert_array_equal, state.optimizer[network], whole.optimizer[network]
+            )
 
 
 def test_an_output_that_exists_is_left_alone(saved: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def import_ckpt(path: Path, output: Path, voice_config: Path | None = None) -> P
     """
     voice = None if voice_config is None else read_voice_config(voice_config)
     checkpoint = piper.read(path, voice)
-    whole = bool(checkpoint.optimizer) and not checkpoint.left
+    whole = bool(checkpoint.optimizer)
     if whole:
         state = numpy_state(checkpoint, path)
     else:

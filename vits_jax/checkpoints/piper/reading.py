@@ -22,10 +22,18 @@ from vits_jax.config import Config, OptimizerConfig
 from vits_jax.config_checks import check
 from vits_jax.data.voice_config import VoiceConfig
 from vits_jax.errors import UserError
-from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, NETWORKS, parameter_shapes
+from vits_jax.model.networks import (
+    DISCRIMINATOR,
+    GENERATOR,
+    MULTI_RESOLUTION,
+    NETWORKS,
+    multi_resolution_shapes,
+    parameter_shapes,
+)
 from vits_jax.state import Position
 
-_UNUSED = "model_mrd"  # a third discriminator, which this trainer does not have
+# The networks of each optimizer, in the order of its parameters.
+_OPTIMIZED = ((GENERATOR,), (DISCRIMINATOR, MULTI_RESOLUTION))
 
 # The file may hold anything anywhere: what was not foreseen ends in one of these.
 _ODD = (
@@ -45,11 +53,12 @@ class PiperCheckpoint:
 
     Attributes:
         params: ``{"model_g": {name: float32 array}, "model_d": ...}``; ``model_d`` is
-            missing where the file has the generator alone.
+            missing where the file has the generator alone. ``model_mrd`` is there where the file
+            has one of the shapes that Piper's has.
         optimizer: ``{network: {"count", "mu", "nu"}}``; empty where the file has none.
         step: batches trained.
         metadata: configuration and position.
-        left: tensors of the file that no network here has, by their names in it.
+        left: tensors of another ``model_mrd``, by their names in the file.
         averages: of the generator, like `params`; empty where the file has none.
     """
 
@@ -89,6 +98,7 @@ def _read(values: Mapping[str, Any], path: Path, voice: VoiceConfig | None) -> P
     given = _hyperparameters(values, path)
     params, left = _tensors(values["state_dict"], path)
     shapes = {network: {n: a.shape for n, a in params[network].items()} for network in params}
+    given = {**given, "use_mrd": MULTI_RESOLUTION in params}
     if voice is not None:
         given = {"sample_rate": voice.sample_rate, **given}
     elif "sample_rate" not in given:
@@ -133,16 +143,22 @@ def _value(value: Any) -> Any:
 
 
 def _tensors(state_dict: Mapping[str, Any], path: Path) -> tuple[dict[str, Arrays], list[str]]:
-    """Arrays by network and name, and the tensors of networks that there are not here."""
+    """Arrays by network and name, and the tensors of a ``model_mrd`` that is another one."""
     params: dict[str, Arrays] = {GENERATOR: {}}
     left, wrong = [], []
+    shapes = {
+        str(name).removeprefix(f"{MULTI_RESOLUTION}."): tuple(getattr(tensor, "shape", ()))
+        for name, tensor in state_dict.items()
+        if str(name).startswith(f"{MULTI_RESOLUTION}.")
+    }
+    known = (*NETWORKS, MULTI_RESOLUTION) if shapes == multi_resolution_shapes() else NETWORKS
     for name, tensor in state_dict.items():
         network, _, rest = str(name).partition(".")
-        if network == _UNUSED:
+        if network == MULTI_RESOLUTION and network not in known:
             left.append(str(name))
             continue
         array = torch_files.to_numpy(tensor)
-        if network not in NETWORKS or not rest:
+        if network not in known or not rest:
             wrong.append(f"{name}: not a tensor of Piper's networks")
         elif array is None or not np.issubdtype(array.dtype, np.floating):
             got = type(tensor).__name__ if array is None else array.dtype
@@ -230,20 +246,22 @@ def _optimizers(
     try:
         if len(states) != len(NETWORKS):
             raise ValueError(f"got {len(states)} optimizers, expected 2")
-        for network, saved in zip(NETWORKS, states):
+        for networks, saved in zip(_OPTIMIZED, states):
             (group,) = saved["param_groups"]
             groups.append(group)
-            # A third discriminator's parameters come after the others' in its optimizer.
-            names = [*params[network], *(left if network == DISCRIMINATOR else [])]
-            if len(group["params"]) != len(names):
+            own = [network for network in networks if network in params]
+            names = [(network, name) for network in own for name in params[network]]
+            more = left if DISCRIMINATOR in own else []  # which come after the others'
+            if len(group["params"]) != len(names) + len(more):
                 wrong.append(
-                    f"optimizer of {network}: got {len(group['params'])} parameters, "
-                    f"expected {len(names)}"
+                    f"optimizer of {own[0]}: got {len(group['params'])} parameters, "
+                    f"expected {len(names) + len(more)}"
                 )
                 continue
-            by_name = {n: saved["state"].get(i) for n, i in zip(names, group["params"])}
-            own = {name: by_name[name] for name in params[network]}
-            found[network] = _moments(network, own, params[network], wrong)
+            numbers = dict(zip(names, group["params"]))
+            for network in own:
+                entries = {n: saved["state"].get(numbers[network, n]) for n in params[network]}
+                found[network] = _moments(network, entries, params[network], wrong)
     except _ODD as error:
         wrong.append(f"optimizer_states: not those of two AdamW optimizers ({error!s})")
     _raise(wrong, path)

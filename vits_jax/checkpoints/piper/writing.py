@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from vits_jax.checkpoints.piper.reading import AVERAGES, DECAY
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.config import Config, OptimizerConfig
-from vits_jax.model.networks import NETWORKS, parameter_shapes
+from vits_jax.model.networks import GENERATOR, NETWORKS, parameter_shapes
 from vits_jax.state import TrainState
 
 _LIGHTNING = "2.5.0"  # the oldest whose checkpoints look like the ones written here
@@ -42,14 +42,14 @@ def to_ckpt(state: TrainState, metadata: Metadata) -> dict[str, Any]:
         "pytorch-lightning_version": _LIGHTNING,
         "state_dict": {
             f"{network}.{name}": state.params[network][name]
-            for network in NETWORKS
+            for network in shapes
             for name in shapes[network]
         },
         "loops": {"fit_loop": _fit_loop(step, position.epoch, position.batch)},
         "callbacks": {},
         "optimizer_states": [
-            _optimizer_state(state.optimizer[network], list(shapes[network]), o, rate)
-            for network, rate in zip(NETWORKS, rates)
+            _optimizer_state(state, [(n, name) for n in own for name in shapes[n]], o, rate)
+            for own, rate in zip(([GENERATOR], list(shapes)[1:]), rates)
         ],
         "lr_schedulers": [
             {
@@ -77,24 +77,33 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     ):
         taken[name] = o[name]
     model = {n: v for n, v in values["model"].items() if n != "discriminator_width"}
+    if not model["use_mrd"]:
+        del model["use_mrd"]  # which Piper has had since 1.5 only
     c_mel = int(o["c_mel"]) if float(o["c_mel"]).is_integer() else o["c_mel"]  # theirs is an int
     more = {"batch_size": config.data.batch_size or 32, "c_mel": c_mel}
     return {**values["audio"], **model, **taken, **more}
 
 
 def _optimizer_state(
-    moments: Mapping[str, Any],
-    names: Sequence[str],
+    state: TrainState,
+    names: Sequence[tuple[str, str]],
     o: OptimizerConfig,
     rate: tuple[float, float, float, tuple[float, float]],
 ) -> dict[str, Any]:
+    """Of the parameters `names`, each a network's and its own."""
     base, current, _, betas = rate
-    count = np.asarray(moments["count"], np.float32)
+
+    def entry(network: str, name: str) -> dict[str, Any]:
+        moments = state.optimizer[network]
+        count = np.asarray(moments["count"], np.float32)
+        return {
+            "step": count,
+            "exp_avg": moments["mu"][name],
+            "exp_avg_sq": moments["nu"][name],
+        }
+
     return {
-        "state": {
-            i: {"step": count, "exp_avg": moments["mu"][n], "exp_avg_sq": moments["nu"][n]}
-            for i, n in enumerate(names)
-        },
+        "state": {i: entry(*name) for i, name in enumerate(names)},
         "param_groups": [
             {
                 "lr": current,
