@@ -67,6 +67,8 @@ def test_what_was_compiled_is_known_to_the_next_run(has):
         {"precision": "bf16-mixed"},
         {"accumulate_grad_batches": 2},
         {"segment_size": 2048},
+        {"ema_decay": 0.999},
+        {"use_mrd": True},
         {"devices": 2},
     ],
 )

@@ -131,6 +131,7 @@ def _identity(config: Config, mesh: Mesh) -> str:
         "devices": [device.device_kind, mesh.size],
         "precision": chosen(config.run.precision, device.platform),
         "parts": config.data.accumulate_grad_batches,
+        "averages": config.optimizer.ema_decay > 0,
         **{name: sections[name] for name in ("audio", "model")},
         **({"averages": True} if config.optimizer.ema_decay else {}),
     }
