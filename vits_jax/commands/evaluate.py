@@ -110,9 +110,7 @@ def _metrics(flags: argparse.Namespace) -> list[Metric]:
         # As `python -m` has it: a file beside which one stands can be named.
         sys.path.insert(0, str(Path.cwd()))
     plugins = [plugin(where) for where in flags.metric]
-    if flags.metrics is None and plugins:
-        return [*selected(), *plugins]
-    metrics = [*selected(flags.metrics or "all"), *plugins]
+    metrics = [*selected("all" if flags.metrics is None else flags.metrics), *plugins]
     names = [metric.name for metric in metrics]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
