@@ -11,6 +11,7 @@
     vits-jax benchmark saving --quality medium --batch-size 4
     vits-jax benchmark prepare --hours 50 --train --json prepare.json
     vits-jax benchmark startup --quality demo --batch-size 4 --json startup.json
+    vits-jax benchmark watching --quality demo --minutes 60 --epochs 2
     vits-jax benchmark input --dataset-dir DIR --batch-size 32 --num-buckets 6
 
 Machines are shared and noisy: the two sides take turns, and the ratio of the medians counts.
@@ -43,6 +44,7 @@ _BENCHMARKS = {
     "voice": ("the exported voice in onnxruntime", "voice", "rtf"),
     "import": ("importing a Piper checkpoint", "importing", "import_seconds"),
     "prepare": ("preparing a corpus of synthetic speech", "preparing", "prepare_seconds"),
+    "watching": ("what validation, metrics, logging and saving cost of a run", "watching", ""),
     "input": ("how fast batches come, and how much of them is padding", "reading", ""),
 }
 
@@ -88,11 +90,11 @@ def _parser() -> Parser:
         of[name] for name in ("step", "compiled", "parts", "precision")
     )
     align, accelerator, saving = of["align"], of["accelerator"], of["saving"]
-    voice, imported, prepare, reading, startup = (
-        of[name] for name in ("voice", "import", "prepare", "input", "startup")
+    voice, imported, prepare, reading, startup, watching = (
+        of[name] for name in ("voice", "import", "prepare", "input", "startup", "watching")
     )
     of_the_step = (step, compiled, parts, saving)
-    for kind in (*of_the_step, precision, accelerator, voice, imported, startup):
+    for kind in (*of_the_step, precision, accelerator, voice, imported, startup, watching):
         high = "high" if kind is imported else "medium"
         kind.add_argument("--quality", choices=preset_names(), default=high)
     for kind in (*of_the_step, precision, voice, imported):
@@ -102,7 +104,7 @@ def _parser() -> Parser:
         kind.add_argument("--phonemes", type=int, default=120, help="phoneme ids per utterance")
         kind.add_argument("--frames", type=int, default=400, help="frames per utterance")
         kind.add_argument("--use-mrd", action="store_true", help="discriminators of spectra too")
-    for kind in (*of_the_step, startup):
+    for kind in (*of_the_step, startup, watching):
         kind.add_argument("--precision", choices=list(PRECISIONS), default="auto")
     for kind in (step, saving):
         kind.add_argument("--cache", action="store_true", help="use the compilation cache")
@@ -140,6 +142,13 @@ def _parser() -> Parser:
     add("--batch-size", type=int, default=8)
     add("--num-buckets", type=int, default=1, help="shapes; the first step waits for one of them")
     add("--minutes", type=float, default=3.0, help="of synthetic speech")
+    add("--directory", type=Path, help="to work in, emptied after (default: a temporary one)")
+
+    add = watching.add_argument
+    add("--batch-size", type=int, default=32)
+    add("--num-buckets", type=int, default=4)
+    add("--minutes", type=float, default=60.0, help="of synthetic speech: an epoch")
+    add("--epochs", type=int, default=1, help="that count, after one that compiles")
     add("--directory", type=Path, help="to work in, emptied after (default: a temporary one)")
 
     add = saving.add_argument

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ class Outputs:
             *(step, total, run.log_every_n_steps, self.records, remedy, bar, device, padding)
         )
         self.profiler = Profiler(run_dir, run.profile)
+        self._looked: dict[str, float] = {}  # seconds of looking at the run, by what looked ...
+        self._since = 0.0  # ... since then; 0 where nobody did yet
 
     def __enter__(self) -> Outputs:
         return self
@@ -153,7 +156,7 @@ class Outputs:
     def save(self, state: TrainState, metadata: Metadata) -> None:
         """Save a checkpoint, if this step has none."""
         if self._checkpoints is not None:
-            with self.progress.other_work():
+            with self._looking("saving"):
                 # Each process has all of it: the first saves by itself, and waits for none.
                 held = state.to_dict() if self._alone else jax.device_get(local(state.to_dict()))
                 self._checkpoints.save(metadata.position.step, held, metadata)
@@ -163,7 +166,7 @@ class Outputs:
         self, evaluator: Evaluator, state: TrainState, position: Position, stop: Stop
     ) -> None:
         """Evaluate, into the events; the checkpoint of this step learns how good it is."""
-        with self.progress.other_work():
+        with self._looking(type(evaluator).__name__):
             found = evaluator(state, position, stop)
             self.records.scalars(position.step, found.scalars)
             if self._checkpoints is not None and found.keep_by:
@@ -198,9 +201,22 @@ class Outputs:
     def judge(self, step: int, judging: Judging | None, stop: Stop) -> None:
         """What the evaluations so far say of the run, if somebody is to judge it."""
         if judging is not None:
-            with self.progress.other_work():
+            with self._looking("judging"):
                 self.progress.write()  # all that is known counts
                 self.progress.verdict = judging(step, self.records, stop).kind
+        now = time.monotonic()
+        seconds, total = sum(self._looked.values()), now - self._since
+        shares = {"looking/share": seconds / total} if self._since else {}
+        self.records.scalars(step, {f"looking/{n}": s for n, s in self._looked.items()} | shares)
+        self._since, self._looked = now, {}
+
+    @contextlib.contextmanager
+    def _looking(self, what: str) -> Iterator[None]:
+        """Around what looks at the run: how long that took is told."""
+        start = time.monotonic()
+        with self.progress.other_work():
+            yield
+        self._looked[what] = self._looked.get(what, 0.0) + time.monotonic() - start
 
     def ended(self, step: int, judging: Judging | None) -> None:
         """The run is at its end, and was not interrupted."""
