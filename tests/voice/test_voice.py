@@ -172,7 +172,7 @@ def test_without_a_phoneme_map_it_speaks_ids_alone():
 def test_a_text_is_spoken_with_its_pauses(monkeypatch):
     """Sentence by sentence, so that the second does not depend on the first."""
     monkeypatch.setattr(
-        "vits_jax.voice.voice.make_phonemizer", lambda *_: lambda text: map(list, text.split("."))
+        "vits_jax.voice.texts.make_phonemizer", lambda *_: lambda text: map(list, text.split("."))
     )
     first, second = (voice().say(text, "bob") for text in ("abc", "dab"))
     both = voice().say("abc.dab", "bob", sentence_silence=0.1)
