@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.parity.cases import tiny
 from tests.runs import (
     HOP,
     RATE,
@@ -30,7 +33,9 @@ from tests.runs import (
 )
 from vits_jax.checkpoints import store
 from vits_jax.checkpoints.piper.ckpt_file import read_ckpt
-from vits_jax.checkpoints.warm_start import hears_speaker
+from vits_jax.checkpoints.piper.reading import read
+from vits_jax.checkpoints.source import numpy_state
+from vits_jax.checkpoints.warm_start import from_single_speaker, hears_speaker, warm_start
 from vits_jax.commands.train import main
 from vits_jax.config import Config
 from vits_jax.errors import UserError
@@ -256,22 +261,17 @@ def test_nothing_fits(one_speaker, single, tmp_path):
 @pytest.fixture(scope="module")
 def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model like `SMALL`, of three speakers, at epoch 3 and batch 2."""
-    return write_piper_file(tmp_path_factory.mktemp("piper") / "voice.ckpt")
-
-
-def write_piper_file(path: Path, **changes: Any) -> Path:
     pytest.importorskip("torch")
     from tests.checkpoints.piper.ckpts import ckpt, write
     from vits_jax.config import FIELDS, convert
 
     values = {n: v for n, v in SMALL.items() if FIELDS[n].section in ("model", "audio")}
     values |= {"num_symbols": len(SYMBOLS), "num_speakers": 3, "sample_rate": RATE}
-    values |= changes
     config = Config().replaced({n: convert(v, FIELDS[n].type, n) for n, v in values.items()})
     assert config.audio.hop_length == HOP
     content = ckpt(config)
     content["optimizer_states"][1]["param_groups"][0].update(lr=1e-4, betas=(0.5, 0.9))
-    return write(content, path)
+    return write(content, tmp_path_factory.mktemp("piper") / "voice.ckpt")
 
 
 def test_resume_from_a_ckpt(several, piper_file, tmp_path):
@@ -359,73 +359,59 @@ def networks_of(run_dir: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
 def test_discriminators_of_spectra_join_a_run_and_leave_it(several, piper_file, tmp_path, caplog):
     """They begin fresh, moments too; all else goes on, and goes on without them."""
     caplog.set_level(logging.INFO, "vits_jax")
-    runs = [tmp_path / name for name in ("before", "with", "without")]
-    given = ({}, SPECTRAL, {})
-    for source, run_dir, more in zip((piper_file, *runs), runs, given):
+    runs = [tmp_path / name for name in ("with", "without")]
+    for source, run_dir, more in zip((piper_file, runs[0]), runs, (SPECTRAL, {})):
         more = {"resume_from_checkpoint": source, "max_steps": 2, **more}
         assert main(flags(several, run_dir, **more)) == 0
-    before, joined, after = map(networks_of, runs)
-    assert not before[0]
-    assert not after[0]
-    assert_equal(before[1], joined[1])
-    assert_equal(before[1], after[1])
+    (joined, others), (none, after) = map(networks_of, runs)
+    state = numpy_state(read(piper_file), piper_file).to_dict()
+    theirs = {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}
+    assert not none
+    assert_equal(others, theirs)
+    assert_equal(others, after)
     count = len(multi_resolution_shapes())
-    assert len(joined[0]) == 3 * count + 1
-    fresh = begin(several, tmp_path / "fresh", **SPECTRAL)
-    for path, array in joined[0].items():
+    assert len(joined) == 3 * count + 1
+    config = small(several, runs[0], **SPECTRAL)
+    config = config.replaced({"num_symbols": len(SYMBOLS), "num_speakers": 3})
+    fresh = numbered_state(config, jax.random.key(config.run.seed)).params["model_mrd"]
+    for path, array in joined.items():
         name = path.rpartition("['")[2].removesuffix("']")
-        if path.startswith("['params']"):
-            np.testing.assert_array_equal(array, fresh[f"model_mrd.{name}"])
-        else:
-            assert not array.any(), path
-    assert joined[1]["['optimizer']['model_d']['count']"] == 2
+        expected = fresh[name] if path.startswith("['params']") else np.zeros_like(array)
+        np.testing.assert_array_equal(array, expected, path)
     assert f"its {count} tensors begin fresh" in caplog.text
     assert f"{count} tensors are left out (--use-mrd is not set): model_mrd.disc" in caplog.text
     with pytest.raises(UserError, match="--use-mrd was True and is now False.*another --run-dir"):
-        train(small(several, runs[1], segment_size=1024))
+        train(small(several, runs[0], segment_size=1024))
 
 
-def test_a_ckpt_with_discriminators_of_spectra(several, tmp_path, caplog):
-    path = write_piper_file(tmp_path / "voice.ckpt", **SPECTRAL)
-    theirs = read_ckpt(path)
-    given = {"with": SPECTRAL, "without": {}}
-    for name, more in given.items():
-        more = {"resume_from_checkpoint": path, "max_steps": 2, **more}
-        assert main(flags(several, tmp_path / name, **more)) == 0
-    (own, rest), (none, others) = (networks_of(tmp_path / name) for name in given)
-    assert not none
-    assert_equal(rest, others)
-    last = "discriminators.2.conv_post.weight_v"
-    expected = theirs["state_dict"][f"model_mrd.{last}"].numpy()
-    np.testing.assert_array_equal(own[f"['params']['model_mrd']['{last}']"], expected)
-    moments = theirs["optimizer_states"][1]["state"]
-    expected = moments[max(moments)]["exp_avg"].numpy()
-    np.testing.assert_array_equal(own[f"['optimizer']['model_mrd']['mu']['{last}']"], expected)
-    assert own["['optimizer']['model_mrd']['count']"] == 2
-    assert "tensors are left out (--use-mrd is not set)" in caplog.text
-
-
-@pytest.mark.parametrize("flag", ["warmstart_ckpt", "resume_from_single_speaker_checkpoint"])
-def test_new_runs_account_for_discriminators_of_spectra(
-    flag, several, single, one_speaker, tmp_path, caplog
-):
-    caplog.set_level(logging.INFO, "vits_jax")
-    spectral = tmp_path / "spectral"
-    train(small(one_speaker, spectral, max_steps=0, gin_channels=0, **SPECTRAL))
-    old, count = params(spectral), len(multi_resolution_shapes())
-
-    def said() -> str:
-        return next(r.message for r in reversed(caplog.records) if "tensors taken" in r.message)
-
-    without = begin(several, tmp_path / "without", **{flag: spectral})
-    assert not any(name.startswith("model_mrd") for name in without)
-    assert f"{count} left in it (model_mrd.discriminators.0" in said()
-    fresh = begin(several, tmp_path / "fresh", **SPECTRAL)
-    both = begin(several, tmp_path / "both", **{flag: spectral}, **SPECTRAL)
-    joined = begin(several, tmp_path / "joined", **{flag: single}, **SPECTRAL)
-    assert "model_mrd.discriminators.2.conv_post.weight_v" in said()
-    names = [name for name in fresh if name.startswith("model_mrd")]
-    assert len(names) == count
-    for name in names:
-        np.testing.assert_array_equal(both[name], old[name])
-        np.testing.assert_array_equal(joined[name], fresh[name])
+@pytest.mark.parametrize("flag", ["warm start", "one speaker to several"])
+def test_new_runs_account_for_discriminators_of_spectra(flag):
+    """Of networks that one side has not every tensor is fresh or left."""
+    shapes = {
+        (spectral, speakers): parameter_shapes(
+            tiny(speakers=speakers).replaced({"use_mrd": spectral, "n_layers": 1})
+        )
+        for spectral in (False, True)
+        for speakers in (1, 3)
+    }
+    networks = {f"model_mrd.{name}" for name in multi_resolution_shapes()}
+    for has, wants in itertools.product((False, True), repeat=2):
+        metadata = SimpleNamespace(config=tiny(), dataset={})
+        old = {"where": "x", "unused": (), "shapes": shapes[has, 1], "metadata": metadata}
+        source: Any = SimpleNamespace(**old)
+        target = shapes[wants, 3]
+        several = flag == "one speaker to several"
+        found = from_single_speaker(source, target) if several else warm_start(source, target, {})
+        here, there = (
+            {f"{network}.{n}" for network, some in side.items() for n in some}
+            for side in (target, source.shapes)
+        )
+        assert {*found.taken, *found.fresh} == here
+        assert found.taken.keys().isdisjoint(found.fresh)
+        assert {*found.taken, *found.left} >= there
+        for kind, expected in (
+            ("taken", has and wants),
+            ("fresh", wants and not has),
+            ("left", has and not wants),
+        ):
+            assert networks & getattr(found, kind).keys() == (networks if expected else set())
