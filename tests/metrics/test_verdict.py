@@ -69,6 +69,8 @@ def test_a_run_that_goes_well_improves(count: int, seed: int):
 def test_the_first_validations_say_nothing():
     assert said(history(falling(3))).kind == "early"
     assert said({}).kind == "early"
+    assert said(history(np.full(9, 1.0))).kind == "early"
+    assert said(history(np.full(10, 1.0))).kind == "plateau"
 
 
 @pytest.mark.parametrize("seed", range(10))

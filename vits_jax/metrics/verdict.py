@@ -60,6 +60,8 @@ class Rules:
     """Steps after which texts must matter."""
     validations: int = 4
     """So many before anything is said of a trend."""
+    patience: int = 10
+    """So many before a run is given up: the first few go up and down."""
     skipped: float = 0.5
     """Share of the updates since the last validation."""
     quieter: float = 25.0
@@ -99,6 +101,8 @@ def judge(history: History, discriminators: int, rules: Rules = Rules()) -> Verd
     # Held-out KL may rise while the decoder learns, as the posterior tells it more: what counts
     # first is whether speech becomes more like the recordings.
     better, flat = _improving(history, rules)
+    if better is None and len(mel) < rules.patience:
+        return Verdict("early", f"nothing gained yet, after {len(mel)} validations", "")
     return better or _overfitting(history, rules) or _plateau(history, flat)
 
 
