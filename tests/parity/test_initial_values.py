@@ -11,10 +11,14 @@ import pytest
 from tests.parity import oracle
 from tests.parity.cases import QUICK_COMPILATION, tiny
 from vits_jax.config import Config
-from vits_jax.model.networks import initial_parameters
+from vits_jax.model.networks import initial_parameters, judges_of
 
 SAMPLES = 6  # networks, for enough numbers of the small tensors
-CONFIGS = {"sdp-resblock2": tiny(speakers=3), "plain-resblock1": tiny(resblock="1", use_sdp=False)}
+SPECTRAL = {"use_mrd": True, "segment_size": 1024}
+CONFIGS = {
+    "sdp-resblock2-mrd": tiny(speakers=3).replaced(SPECTRAL),
+    "plain-resblock1": tiny(resblock="1", use_sdp=False),
+}
 
 
 def flat_values(config: Config) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -24,10 +28,13 @@ def flat_values(config: Config) -> tuple[dict[str, np.ndarray], dict[str, np.nda
     ours, theirs = [], []
     for seed in range(SAMPLES):
         values = initial(jax.random.key(seed))
-        ours.append({**values["model_g"], **_prefixed(values["model_d"])})
+        ours.append({**values["model_g"], **_prefixed(judges_of(values))})
         their_g = oracle.flat(oracle.generator(config.model, config.audio, seed=seed))
-        their_d = oracle.flat(oracle.discriminator(config.model.discriminator_width, seed=seed))
-        theirs.append({**their_g, **_prefixed(their_d)})
+        width = config.model.discriminator_width
+        theirs_d = {"model_d": oracle.flat(oracle.discriminator(width, seed=seed))}
+        if config.model.use_mrd:
+            theirs_d["model_mrd"] = oracle.flat(oracle.multi_resolution(seed=seed))
+        theirs.append({**their_g, **_prefixed(judges_of(theirs_d))})
     return tuple(
         {name: np.stack([np.asarray(values[name]) for values in side]) for name in side[0]}
         for side in (ours, theirs)
