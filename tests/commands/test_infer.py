@@ -292,7 +292,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(run_dir, tmp_path, monkeypatch, ca
 
 def test_a_checkpoint_without_a_map_speaks_no_text(run_dir, tmp_path, monkeypatch, capsys):
     bare = dataclasses.replace(_load_once(str(run_dir), None), dataset={})
-    monkeypatch.setattr(vits_jax.voice, "load", lambda checkpoint, voice_config: bare)
+    monkeypatch.setattr(vits_jax.voice, "load", lambda *_, **__: bare)
     argv = ["--checkpoint", str(run_dir), "--output-dir", str(tmp_path / "out")]
     assert speak(monkeypatch, "", *argv, "--text", "abc") == 2
     assert "this checkpoint has no phoneme map" in capsys.readouterr().err

@@ -202,7 +202,6 @@ class Outputs:
         """What the evaluations so far say of the run, if somebody is to judge it."""
         if judging is not None:
             with self._looking("judging"):
-                self.progress.write()  # all that is known counts
                 self.progress.verdict = judging(step, self.records, stop).kind
         now = time.monotonic()
         seconds, total = sum(self._looked.values()), now - self._since

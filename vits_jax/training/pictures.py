@@ -21,7 +21,8 @@ _QUIET = 11.5  # nepers below the loudest that are black: 100 dB
 
 def coloured(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Numbers ``[height, width]`` from `low` to `high` as colours."""
-    share = np.clip((values - low) / max(high - low, 1e-9), 0, 1) * (len(_COLOURS) - 1)
+    scaled = np.nan_to_num((values - low) / max(high - low, 1e-9))  # what is not finite is dark
+    share = np.clip(scaled, 0, 1) * (len(_COLOURS) - 1)
     at = np.arange(len(_COLOURS))
     channels = [np.interp(share, at, _COLOURS[:, channel]) for channel in range(3)]
     return np.round(np.stack(channels, axis=-1)).astype(np.uint8)

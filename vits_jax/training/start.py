@@ -37,6 +37,7 @@ MAY_CHANGE = frozenset(
         *_SCHEDULE,
         *("ema_decay", "data_on_device"),
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
+        *("logger", "metrics_every", "metric", "stop_when", "price"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
         *("keep_newest", "keep_best", "keep_best_by", "keep_epochs"),
         *("strict", "max_skipped_updates"),

@@ -37,6 +37,7 @@ from vits_jax.training.stopping import Stop
 
 _LOGGER = logging.getLogger(__name__)
 
+OF_TEXTS = "of_texts"
 _CONTRASTED = 2  # batches of each validation: they cost as much again
 
 
@@ -112,7 +113,7 @@ class Validation:
             _LOGGER.info("validation after step %d: %s", position.step, shown)
         return Evaluation(
             {f"validation/{name}": value for name, value in losses.items()},
-            keep_by=losses,
+            keep_by={name: loss for name, loss in losses.items() if name != OF_TEXTS},
         )
 
     def losses(self, state: TrainState, step: int, stop: Stop) -> dict[str, float]:
@@ -195,4 +196,4 @@ def _risen(
     """How much KL rises, as a share of it, over the batches that have other texts."""
     own = sum(numbers[index]["kl"] for index, _ in others)
     risen = sum(float(found["kl"]) for _, found in others)
-    return {"of_texts": risen / own - 1} if own else {}
+    return {OF_TEXTS: risen / own - 1} if own else {}
