@@ -14,7 +14,7 @@ import pytest
 from tests.runs import RATE, small, write_dataset
 from vits_jax.data.manifest import load_dataset
 from vits_jax.metrics import of_folder
-from vits_jax.training import journal
+from vits_jax.training import journal, speech_metrics
 from vits_jax.training.evaluation import Sound
 from vits_jax.training.loggers import Records
 from vits_jax.training.samples import Samples
@@ -49,6 +49,12 @@ class Run:
 
     def told(self, name: str) -> dict[int, float]:
         return dict(journal.series(journal.read(self.run_dir), name))
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks and recognisers have tests of their own."""
+    monkeypatch.setattr(speech_metrics, "METRICS", "loudness,mcd")
 
 
 @pytest.fixture
