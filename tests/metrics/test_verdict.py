@@ -125,6 +125,7 @@ def test_noise_is_found_beside_a_trend():
         ({"examples__clipping": 0.03}, "3.0 % of the samples are clipped"),
         ({"examples__length": 0.2}, "durations collapsed: the examples are 0.20 times"),
         ({"examples__length": 4.0}, "durations collapsed"),
+        ({"validation__kl": 1500.0}, "the KL divergence is 1500"),
         ({"examples__apart": 0.1}, "all speakers are alike: two are 0.10 nepers apart"),
         ({"examples__recorded_apart": 0.14}, "alike: the recordings of two are 0.14 nepers"),
     ],

@@ -74,6 +74,8 @@ class Rules:
     """Share of what discriminators lose that tell nothing apart."""
     diverged: float = 1.5
     """Times the best mel loss."""
+    kl: float = 20.0
+    """Nats: a model that learns has a few."""
     unheard: float = 0.005
     """Share of KL that other texts cost at least."""
     alike: float = 1.5
@@ -137,6 +139,14 @@ def _not_finite(history: History, rules: Rules, step: int) -> Verdict | None:
 
 
 def _diverged(history: History, rules: Rules, step: int) -> Verdict | None:
+    kl = _last(history, "validation/kl")
+    if kl is not None and kl > rules.kl and step >= rules.learned:
+        return Verdict(
+            "broken",
+            f"the KL divergence is {kl:.0f}, of a model that learns it is a few: it diverged",
+            "begin again with a lower --learning-rate",
+            step,
+        )
     mel = _points(history, "validation/mel")
     if len(mel) < 2:
         return None

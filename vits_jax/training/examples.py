@@ -111,8 +111,8 @@ class SpokenExamples:
             name = self._dataset.text(row) or str(number)
             yield Sound(name, spoken.audio, audio.sample_rate, f"{number}")
             mel = pictures.mel(self._mel(spoken.audio))
-            aligned = pictures.alignment(spoken.durations[: self._shape[0]])
-            sheet = pictures.below([mel, aligned[:, : mel.shape[1]]])
+            aligned = pictures.alignment(spoken.durations[: self._shape[0]], mel.shape[1])
+            sheet = pictures.below([mel, aligned])
             yield Picture(f"spoken/{name}", sheet, f"{number}")
             told.append(signals.compared(spoken.audio, self._dataset.audio(row) / 32768))
             if number == 0 and self._config.model.num_speakers > 1:

@@ -60,14 +60,16 @@ def below(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return sheet
 
 
-def alignment(durations: np.ndarray, scale: int = 2) -> np.ndarray:
+def alignment(durations: np.ndarray, width: int, scale: int = 2) -> np.ndarray:
     """Which phoneme is said when: frames to the right, phonemes upwards.
 
     Args:
-        durations: int ``[phonemes]``, frames.
+        durations: int ``[phonemes]``, frames; a broken model asks for millions.
+        width: frames at most; what comes later is left out.
         scale: pixels of a phoneme.
     """
-    frames = np.repeat(np.arange(len(durations)), durations)
+    ends = np.minimum(np.cumsum(durations, dtype=np.int64), width)
+    frames = np.repeat(np.arange(len(durations)), np.diff(ends, prepend=0))
     said = np.arange(len(durations))[:, None] == frames[None]
     return coloured(np.repeat(said[::-1], scale, axis=0).astype(np.float32), 0, 1.25)
 

@@ -95,7 +95,7 @@ class Recordings:
             mels = [pictures.log_mel(each, audio) for each in (heard, sound)]
             loudest = float(mels[0].max())
             sheet = [pictures.mel(mel, loudest) for mel in mels]
-            aligned = pictures.alignment(durations[: len(ids)])
+            aligned = pictures.alignment(durations[: len(ids)], len(mels[0]))
             yield Picture(
                 f"recorded/{name}", pictures.below([*sheet, aligned]), f"{number}.recorded"
             )
