@@ -71,11 +71,16 @@ def whole_steps(store: Store, folder: str, tmp_path: Path) -> list[int]:
         if match := re.fullmatch(rf"{folder}/checkpoints/(\d+)/{digests.NAME}", name):
             target = tmp_path / "looked" / f"{match[1]}-{time.monotonic_ns()}"
             prefix = f"{folder}/checkpoints/{match[1]}/"
-            for part in store.names(prefix):
-                path = target / part.removeprefix(prefix)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(store.get(part))
-            digests.check(target)
+            try:
+                for part in store.names(prefix):
+                    path = target / part.removeprefix(prefix)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(store.get(part))
+                digests.check(target)
+            except (store.client.exceptions.NoSuchKey, UserError):
+                # The run removed it meanwhile: its digests went first, so it is none any more.
+                assert name not in store.names(folder)
+                continue
             found.append(int(match[1]))
     return sorted(found)
 
