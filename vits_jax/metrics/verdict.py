@@ -68,8 +68,10 @@ class Rules:
     """Decibels below the recordings."""
     clipped: float = 0.01
     """Share of the samples."""
-    shorter, longer = 0.4, 2.5
-    """Times the recordings' length."""
+    shorter: float = 0.4
+    """Times the recordings' length: less is too short ..."""
+    longer: float = 2.5
+    """... and more too long."""
     won: float = 0.1
     """Share of what discriminators lose that tell nothing apart."""
     diverged: float = 1.5

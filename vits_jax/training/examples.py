@@ -114,7 +114,8 @@ class SpokenExamples:
             aligned = pictures.alignment(spoken.durations[: self._shape[0]], mel.shape[1])
             sheet = pictures.below([mel, aligned])
             yield Picture(f"spoken/{name}", sheet, f"{number}")
-            told.append(signals.compared(spoken.audio, self._dataset.audio(row) / 32768))
+            recording = self._dataset.audio(row) / 32768
+            told.append(signals.compared(spoken.audio, recording, audio.sample_rate))
             if number == 0 and self._config.model.num_speakers > 1:
                 other = say(sentence._replace(speaker_id=self._other(row)))
                 yield {

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vits_jax.metrics.clips import silent_frames
+
 _FLOOR = -120.0  # decibels
-_BLOCK = 512  # samples
-_SILENT = 50.0  # decibels below the loudest block
 _FULL = 0.999
 
 
@@ -23,21 +23,17 @@ def clipping(audio: np.ndarray) -> float:
     return float(np.mean(np.abs(audio) >= _FULL)) if audio.size else 0.0
 
 
-def silence(audio: np.ndarray) -> float:
-    """Share of blocks of 512 samples that are 50 dB below the loudest of them."""
-    blocks = audio[: len(audio) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
-    if not len(blocks):
-        return 0.0
-    power = np.mean(np.square(blocks, dtype=np.float64), axis=1) + 1e-12
-    return float(np.mean(power <= power.max() * 10 ** (-_SILENT / 10)))
-
-
-def compared(spoken: np.ndarray, recording: np.ndarray) -> dict[str, float]:
+def compared(spoken: np.ndarray, recording: np.ndarray, rate: int) -> dict[str, float]:
     """One utterance's numbers; ``recorded_…`` are the recording's.
 
     Args:
-        spoken, recording: float ``[samples]`` in [-1, 1], of one rate.
+        spoken, recording: float ``[samples]`` in [-1, 1], at least one.
+        rate: of both, hertz.
     """
+
+    def silence(audio: np.ndarray) -> float:
+        return float(np.mean(silent_frames(audio, rate)))
+
     told = {"level": level, "clipping": clipping, "silence": silence}
     return {
         "length": len(spoken) / max(1, len(recording)),
