@@ -7,7 +7,7 @@ import json
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -258,5 +258,8 @@ def set_initial_state(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
         )
 
-    monkeypatch.setattr(start, "create_state", create_state)
+    def of_the_host(config: Config, key: jax.Array) -> TrainState:
+        return cast(TrainState, jax.device_get(create_state(config, key)))  # as the real one does
+
+    monkeypatch.setattr(start, "create_state", of_the_host)
     monkeypatch.setattr(start, "abstract_state", abstract_state)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from vits_jax.checkpoints.source import Shapes, Source
@@ -49,7 +50,7 @@ class Transfer:
 
     def apply(self, fresh: dict[str, Parameters], source: Source) -> dict[str, Parameters]:
         """The new model's parameters; `fresh` are its initial ones."""
-        sharding = fresh[GENERATOR][_SYMBOLS].sharding
+        sharding = jnp.asarray(fresh[GENERATOR][_SYMBOLS]).sharding  # `fresh` may be the host's
         names: dict[str, list[str]] = {}
         for full in self.taken:
             network, _, name = full.partition(".")
@@ -59,7 +60,9 @@ class Transfer:
             for name, array in parameters.items():
                 rows = self.rows.get(f"{network}.{name}")
                 if rows is not None:
-                    array = fresh[network][name].at[rows.target].set(array[rows.source])
+                    array = (
+                        jnp.asarray(fresh[network][name]).at[rows.target].set(array[rows.source])
+                    )
                 result[network][name] = array
         return result
 

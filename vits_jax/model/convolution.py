@@ -45,6 +45,8 @@ def conv1d(
         return _depthwise(x, weight, dilation, left, right)
     if groups > 1 and dilation == 1 and forms().windows:
         return _grouped(x, weight, stride, groups, left, right)
+    if groups > 1 and dilation == 1 and stride > 1 and x.shape[2] <= forms().dense:
+        return _dense(x, weight, stride, groups, left, right)
     if groups == stride == 1 and dilation > 1 and forms().phases:
         return _dilated(x, weight, dilation, left, right)
     if k == 1 and stride == 1 and left == right == 0 and groups == 1:
@@ -104,20 +106,46 @@ def _grouped(
     """Windows side by side in the channels, then one matmul for each group, all at once."""
     out, c_in, k = weight.shape
     batch, length, _ = x.shape
-    taps = -(-k // stride)  # blocks of `stride` samples that a window spans
-    out_length = (length + left + right - k) // stride + 1
+    taps = -(-k // stride)
     weight = jnp.pad(weight, ((0, 0), (0, 0), (0, taps * stride - k)))
     weight = weight.reshape(groups, out // groups, c_in, taps * stride).transpose(0, 3, 2, 1)
     weight = weight.reshape(groups, taps * stride * c_in, out // groups)
 
-    blocks = out_length + taps - 1
-    missing = max(blocks * stride - left - length, 0)
-    x = jnp.pad(x, ((0, 0), (left, missing), (0, 0)))[:, : blocks * stride]
-    x = x.reshape(batch, blocks, stride, groups, c_in).transpose(3, 0, 1, 2, 4)
-    x = x.reshape(groups, batch, blocks, stride * c_in)
+    out_length = (length + left + right - k) // stride + 1
+    x = _blocks(x, stride, taps, left, out_length)
+    x = x.reshape(batch, -1, stride, groups, c_in).transpose(3, 0, 1, 2, 4)
+    x = x.reshape(groups, batch, -1, stride * c_in)
     windows = jnp.concatenate([x[:, :, i : i + out_length] for i in range(taps)], axis=3)
     y = jnp.einsum("gbti,gio->gbto", windows, weight)
     return y.transpose(1, 2, 0, 3).reshape(batch, out_length, out)
+
+
+def _blocks(x: jax.Array, stride: int, taps: int, left: int, out_length: int) -> jax.Array:
+    """``[B, T, C]`` as blocks of `stride` samples side by side; a window spans `taps` of them."""
+    batch, length, channels = x.shape
+    blocks = out_length + taps - 1
+    missing = max(blocks * stride - left - length, 0)
+    x = jnp.pad(x, ((0, 0), (left, missing), (0, 0)))[:, : blocks * stride]
+    return x.reshape(batch, blocks, stride * channels)
+
+
+def _dense(
+    x: jax.Array, weight: jax.Array, stride: int, groups: int, left: int, right: int
+) -> jax.Array:
+    """A plain convolution over blocks of `stride` samples, with zeros between the groups."""
+    out, c_in, k = weight.shape
+    taps = -(-k // stride)
+    weight = jnp.pad(weight, ((0, 0), (0, 0), (0, taps * stride - k)))
+    weight = weight.reshape(groups, out // groups, c_in, taps, stride).transpose(0, 1, 4, 2, 3)
+    own = jnp.eye(groups, dtype=weight.dtype)[:, None, None, :, None, None]
+    weight = weight[:, :, :, None] * own  # [groups, out / groups, stride, groups, c_in, taps]
+    return lax.conv_general_dilated(
+        _blocks(x, stride, taps, left, (x.shape[1] + left + right - k) // stride + 1),
+        weight.reshape(out, stride * groups * c_in, taps),
+        (1,),
+        "VALID",
+        dimension_numbers=DIMENSIONS,
+    )
 
 
 def _dilated(x: jax.Array, weight: jax.Array, dilation: int, left: int, right: int) -> jax.Array:

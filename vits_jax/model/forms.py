@@ -20,6 +20,9 @@ class Forms:
     Attributes:
         windows: grouped convolutions as windows side by side and one matmul for each group,
             not as the operation itself.
+        dense: grouped strided convolutions over up to so many channels as plain ones over blocks
+            of ``stride`` samples, with zeros between the groups: cuDNN takes fewer channels than
+            its matrix units are wide, and some engines of it the groups one by one.
         phases: dilated convolutions over a signal whose every ``dilation``-th sample is a row
             of its own. The operation itself has, for the gradient to its weight, a convolution
             whose window is as long as the signal.
@@ -37,6 +40,7 @@ class Forms:
     """
 
     windows: bool = False
+    dense: int = 0
     phases: bool = False
     few_sums: bool = False
     matrix_fft: bool = False
@@ -47,7 +51,7 @@ class Forms:
 
 FORMS = {
     "cpu": Forms(windows=True),
-    "gpu": Forms(phases=True, few_sums=True, stacked=1 << 19, alignment_kernel=True),
+    "gpu": Forms(dense=256, phases=True, few_sums=True, stacked=1 << 19, alignment_kernel=True),
     "tpu": Forms(matrix_fft=True, lanes=128, stacked=1 << 19, alignment_kernel=True),
 }
 _forms: ContextVar[Forms] = ContextVar("forms", default=FORMS["cpu"])

@@ -37,6 +37,7 @@ def update(
     eps: float,
     weight_decay: float,
     apply: jax.Array,
+    factors: Parameters | None = None,
 ) -> tuple[Parameters, OptimizerState]:
     """One step, or none. Every tensor decays, biases and norms too, as in Piper.
 
@@ -47,6 +48,8 @@ def update(
         learning_rate: ``[]``.
         betas, eps, weight_decay: AdamW's.
         apply: bool ``[]``; where it is false, gradients are not looked at and nothing changes.
+        factors: of the learning rate, ``{name: []}`` (default: 1). A tensor of factor 0 keeps
+            every bit; its moments move on.
     """
     dtype = next(iter(parameters.values())).dtype
     count = state["count"] + apply.astype(state["count"].dtype)
@@ -58,7 +61,8 @@ def update(
         mu = scalars.keep_mu * state["mu"][name] + scalars.take_mu * g
         nu = scalars.keep_nu * state["nu"][name] + scalars.take_nu * (g * g)
         direction = mu / (jnp.sqrt(nu) * scalars.scale_nu + eps)
-        new["params"][name] = p - (scalars.rate * direction + scalars.decay * p)
+        change = scalars.rate * direction + scalars.decay * p
+        new["params"][name] = p - (change if factors is None else factors[name] * change)
         new["mu"][name], new["nu"][name] = mu, nu
     return new["params"], {"count": count, "mu": new["mu"], "nu": new["nu"]}
 

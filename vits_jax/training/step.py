@@ -46,8 +46,9 @@ from vits_jax.training.objective import (
     encoders,
     predictor,
 )
+from vits_jax.training.parts import parts_of
 
-Rates = dict[str, jax.Array]
+Rates = dict[str, Any]  # learning rates [], by network, and "parts": factors of them [], by part
 
 VALIDATION_STEP = 2**31 - 1  # a step that no run reaches: validation's own random numbers
 
@@ -311,6 +312,7 @@ def _updated(
                 state.optimizer[network],
                 learning_rate=rate,
                 apply=finite,
+                factors=_by_tensor(network, to_params[network], rates),
             )
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
     state = state.replace(step=state.step + 1, params=params, optimizer=optimizers)
@@ -320,6 +322,14 @@ def _updated(
             own = average(state.averages[GENERATOR], params[GENERATOR], apply=finite)
         state = state.replace(averages={GENERATOR: own})
     return state, metrics
+
+
+def _by_tensor(network: str, params: Parameters, rates: Rates) -> Parameters | None:
+    """Factors of the learning rate, where parts of the model have their own."""
+    of_parts = rates.get("parts")
+    if of_parts is None:
+        return None
+    return {name: of_parts[part] for name, part in parts_of(network, params).items()}
 
 
 def _parts_of(config: Config) -> tuple[Any, ...]:
