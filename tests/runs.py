@@ -97,8 +97,8 @@ def flags(dataset: Path, run_dir: Path | str, **more: Any) -> list[str]:
     config = dataset.parent / "small.yaml"
     config.write_text(json.dumps(SMALL))  # JSON is YAML
     given = {"dataset_dir": dataset, "config": config, "run_dir": run_dir, "batch_size": 4}
-    # Epochs of milliseconds: each saves all the same.
-    given |= {"devices": 1, "checkpoint_minutes": 0} | more
+    # Epochs of milliseconds: each saves and validates all the same.
+    given |= {"devices": 1, "checkpoint_minutes": 0, "check_val_every_n_epoch": 1} | more
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 

@@ -184,7 +184,9 @@ class RunConfig:
     keep_best: int | str = _flag(1, "and the N best; or by what: mel means 1, --keep-best-by mel")
     keep_best_by: str = _flag("mel", "what tells the best: a validation loss (mel, kl, dur, ...)")
     keep_epochs: int | None = _flag(None, "and for ever the one at the end of every Nth epoch")
-    check_val_every_n_epoch: int = _flag(1, "validate every N epochs")
+    check_val_every_n_epoch: int | None = _flag(
+        None, "validate every N epochs (default: 1, as far as that takes 2.5 % of the time)"
+    )
     log_every_n_steps: int = _flag(50, "write scalars every N batches")
     metrics_every: int = _flag(
         5, "score what is said (words, naturalness, likeness …) every N validations (0: never)"

@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import RATE, small, write_dataset
+from tests.runs import RATE, small, stand_in, write_dataset
+from vits_jax.checkpoints import store
+from vits_jax.checkpoints.saving import best_step
 from vits_jax.data.manifest import load_dataset
 from vits_jax.metrics import of_folder
 from vits_jax.training import journal, speech_metrics
-from vits_jax.training.evaluation import Sound
+from vits_jax.training.evaluation import Evaluation, Sound
+from vits_jax.training.examples import SpokenExamples
 from vits_jax.training.loggers import Records
+from vits_jax.training.loop import train
 from vits_jax.training.samples import Samples
 from vits_jax.training.speech_metrics import SpeechMetrics
 
@@ -146,3 +150,52 @@ def test_a_folder_that_names_what_is_not_there(tmp_path: Path):
     )
     with pytest.raises(Exception, match=r"1\.flac: expected a sound file"):
         of_folder.score_folder(tmp_path)
+
+
+def quiet(clips):
+    """How loud a clip is: less is better."""
+    return [float(np.abs(clip.audio).max()) for clip in clips]
+
+
+def test_the_best_by_a_metric_that_comes_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    """Scores come when newer steps are saved: the step that they are of waits for them."""
+    stand_in(monkeypatch)
+    monkeypatch.setattr(speech_metrics, "METRICS", "loudness")
+    loud = iter([0.5, 0.1, 0.4, 0.6])
+    here: list[list[int]] = []  # steps that were there at each validation
+    run_dir = tmp_path / "run"
+
+    def speak(examples: SpokenExamples, *arguments: object) -> Evaluation:
+        here.append(_steps(run_dir))
+        tone = next(loud) * np.sin(np.arange(RATE) / 5)
+        return Evaluation(shown=[Sound("a text", tone.astype(np.float32), RATE, "0")])
+
+    take = SpeechMetrics._take
+    monkeypatch.setattr(SpokenExamples, "__call__", speak)
+    monkeypatch.setattr(SpeechMetrics, "_take", lambda self, records, _=0: take(self, records, 300))
+    own = {"metric": "tests.training.test_speech_metrics:quiet", "metrics_every": 1}
+    config = small(
+        write_dataset(tmp_path / "data"),
+        run_dir,
+        max_epochs=4,
+        keep_newest=1,
+        keep_best_by="quiet",
+        num_test_examples=1,
+        **own,
+    )
+    train(config)
+    _, second, third, last = (step for step, _ in _series(run_dir, "speech/quiet"))
+    assert here[3][:2] == [second, third], "the third was not scored yet, nor the newest"
+    assert _steps(run_dir) == [second, last]
+    assert best_step(run_dir).name == str(second)
+    assert "no evaluation gives such a number" not in caplog.text
+
+
+def _series(run_dir: Path, name: str) -> list[tuple[int, float]]:
+    return journal.series(journal.read(run_dir), name)
+
+
+def _steps(run_dir: Path) -> list[int]:
+    return sorted(int(step.name) for step in store.step_directories(run_dir / store.DIRECTORY))

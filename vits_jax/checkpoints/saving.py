@@ -112,6 +112,7 @@ class Checkpoints:
             self._settings.memory.write_concurrent_bytes = _WRITTEN_AT_ONCE
         self._saving: Future[None] | None = None
         self._failure: str | None = None
+        self._awaiting: int | None = None
 
     def steps(self) -> list[int]:
         """The steps there are, oldest first."""
@@ -135,9 +136,12 @@ class Checkpoints:
         self._saving = self._thread.submit(self._finish, step, copied)
 
     def attach(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Put more numbers beside a step that `save` was called for: they decide what is kept."""
-        if step == self.newest:
-            self._thread.submit(self._attach, step, dict(metrics))
+        """Put more numbers beside a step, if it is there: they decide what is kept."""
+        self._thread.submit(self._attach, step, dict(metrics))
+
+    def await_numbers(self, step: int | None) -> None:
+        """Keep a step, of which more numbers will come, until another is named, or None."""
+        self._awaiting = step
 
     def saved(self) -> bool:
         """Whether the last save has ended, one way or the other."""
@@ -180,7 +184,7 @@ class Checkpoints:
 
     def _attach(self, step: int, metrics: dict[str, float]) -> None:
         directory = self.directory / str(step)
-        if not directory.is_dir():  # it could not be saved
+        if not directory.is_dir():  # it was not saved, or is gone
             return
         known = metrics_of(directory)
         known.pop("epochs", None)  # which is the metadata's
@@ -193,7 +197,7 @@ class Checkpoints:
     def _tidy(self) -> None:
         steps = self.steps()
         metrics = {step: metrics_of(self.directory / str(step)) for step in steps}
-        for step in set(steps) - self._keep.kept(steps, metrics):
+        for step in set(steps) - self._keep.kept(steps, metrics) - {self._awaiting}:
             # Under a name that is none of a step first: half of a step is no step.
             leaving = self.directory / f"{step}.leaving{_UNFINISHED}"
             try:

@@ -148,7 +148,7 @@ def _parser() -> Parser:
     add("--batch-size", type=int, default=32)
     add("--num-buckets", type=int, default=4)
     add("--minutes", type=float, default=60.0, help="of synthetic speech: an epoch")
-    add("--epochs", type=int, default=1, help="that count, after one that compiles")
+    add("--train-minutes", type=int, default=30, help="compiling and two looks included")
     add("--directory", type=Path, help="to work in, emptied after (default: a temporary one)")
 
     add = saving.add_argument

@@ -6,14 +6,20 @@ An evaluator turns a state into numbers and sounds; where they go is the caller'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from vits_jax.state import Position, TrainState
+from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.stopping import Stop
+
+SHARE = 0.025
+"""Of a run's time, what looking at it may take where nobody said how often to look."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +91,51 @@ class Evaluator(Protocol):
 def due(evaluator: Evaluator, position: Position) -> bool:
     """Whether it is, at this position."""
     return position.batch == 0 and position.epoch % evaluator.every == 0
+
+
+class Pace:
+    """How often a run is looked at: as its user says, or so seldom that it costs little.
+
+    An epoch of an hour of speech takes minutes on a processor and less than a second on a GPU,
+    while validating, speaking and drawing take seconds on both.
+
+    Args:
+        every: epochs, where the user said so: then the evaluators' own periods are all there is.
+        processes: of the run; the first one's clock counts.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        every: int | None,
+        processes: Processes = ALONE,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._every, self._processes, self._clock = every, processes, clock
+        self._looks = 0
+        self._cost = self._end = 0.0  # of the last look
+
+    def due(self, *, last: bool) -> bool:
+        """Whether to look now, at the end of an epoch; all processes ask at once.
+
+        Args:
+            last: whether the run ends here: how it ended is always looked at.
+        """
+        if self._every is not None or last:
+            return True
+        return self._processes.of_first(lambda: "yes" if self._rested() else "no") == "yes"
+
+    @contextlib.contextmanager
+    def look(self) -> Iterator[None]:
+        """Around a look."""
+        start = self._clock()
+        yield
+        self._looks += 1
+        self._end = self._clock()
+        self._cost = self._end - start
+
+    def _rested(self) -> bool:
+        # The first one waits for the compiler; what a look costs is known after the second.
+        if self._looks < 2:
+            return True
+        return self._clock() - self._end >= self._cost * (1 / SHARE - 1)

@@ -53,7 +53,7 @@ class SpokenExamples:
         rows: np.ndarray,
         compiler: Compiler,
     ):
-        self.every = config.run.check_val_every_n_epoch
+        self.every = config.run.check_val_every_n_epoch or 1
         self._config, self._dataset, self._rows = config, dataset, rows
         largest = plan.used_buckets[-1]
         # Room for each example's text; speech beyond the frames is cut off.

@@ -24,7 +24,7 @@ class Gains:
     """
 
     def __init__(self, config: Config):
-        self.every = config.run.check_val_every_n_epoch
+        self.every = config.run.check_val_every_n_epoch or 1
 
     def ahead(self, state: TrainState) -> None:
         """Nothing is compiled."""

@@ -38,13 +38,13 @@ class Judging:
         self, run_dir: Path, config: Config, dataset: Dataset, rows: np.ndarray, end: float
     ):
         self._run_dir, self._config = run_dir, config
-        self._metrics = SpeechMetrics(run_dir, config, dataset, rows)
+        self.metrics = SpeechMetrics(run_dir, config, dataset, rows)
         self._page = RunPage(run_dir, config, dataset, rows, end)
         self._failing = False
 
     def __call__(self, step: int, records: Records, stop: Stop) -> Verdict:
         """Judge as of a step; ``--stop-when`` may end the run."""
-        self._metrics.validated(step, records)
+        self.metrics.validated(step, records)
         verdict = self._judge(step, records)
         if verdict.kind == "plateau" and self._config.run.stop_when == "plateau":
             stop.ask(Reason(f"--stop-when plateau ({verdict.reason})", 0))
@@ -52,12 +52,12 @@ class Judging:
 
     def ended(self, step: int, records: Records) -> None:
         """At the end of a run that was not interrupted: with all metrics of the last validation."""
-        if self._metrics.ended(records):
+        if self.metrics.ended(records):
             self._judge(step, records)
 
     def close(self) -> None:
         """Nothing more is waited for."""
-        self._metrics.close()
+        self.metrics.close()
 
     def _judge(self, step: int, records: Records) -> Verdict:
         history = journal.history(journal.read(self._run_dir))

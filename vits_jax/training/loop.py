@@ -20,7 +20,7 @@ from vits_jax.state import Position
 from vits_jax.training import schedule
 from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.announcements import announce, conclude, warn_if_over
-from vits_jax.training.evaluation import due
+from vits_jax.training.evaluation import Pace, due
 from vits_jax.training.feeding import Feeder
 from vits_jax.training.judging import Judging
 from vits_jax.training.maintenance import heeded
@@ -130,6 +130,7 @@ def _train(
     step, epoch, batch = first.step, first.epoch, first.batch
     warn_if_over(start, first, end)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
+    pace = Pace(run.check_val_every_n_epoch, processes)
     judging = (
         Judging(run_dir, config, dataset, prepared.parts.test, end)
         if run_dir is not None and processes.first
@@ -212,13 +213,16 @@ def _train(
                     save()
                 looking = [evaluator for evaluator in evaluators if due(evaluator, position)]
                 # Asked once: the first process has an evaluator more than the others.
-                if looking and not interrupted() and stop.step():
+                if looking and not interrupted() and stop.step() and pace.due(last=step >= end):
                     report(lag=0)
-                    for evaluator in looking:
-                        output.evaluate(evaluator, state, position, stop)
-                    output.evaluated(evaluators, stop)
-                    output.judge(step, judging, stop)
-                    processes.meet()  # the first one was at it longer
+                    if output.chooses(judging):
+                        save()
+                    with pace.look():
+                        for evaluator in looking:
+                            output.evaluate(evaluator, state, position, stop)
+                        output.evaluated(evaluators, stop)
+                        output.judge(step, judging, stop)
+                        processes.meet()  # the first one was at it longer
         if step > first.step or compiler.failure is None:
             save()
         if not interrupted():

@@ -27,6 +27,7 @@ from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.profiling import Profiler
 from vits_jax.training.progress import Progress, advice
 from vits_jax.training.samples import Samples
+from vits_jax.training.speech_metrics import SpeechMetrics, names_of
 from vits_jax.training.stopping import Stop
 from vits_jax.training.timeline import Timeline
 
@@ -99,6 +100,7 @@ class Outputs:
             run_dir = None  # the first one writes
         self._keep = Keep.of(run)
         self._checkpoints = None if run_dir is None else Checkpoints(run_dir, self._keep)
+        self._late = names_of(run)  # what comes later than its step
         self._asked: set[int] = set()  # evaluators that had their turn, by `id` ...
         self._given: set[str] | None = set()  # ... and what they gave to keep the best by
         self.records = Records(run_dir, step, run.logger)
@@ -184,7 +186,7 @@ class Outputs:
             return
         self._given = None
         # Without a validation set there is nothing, of which nobody spoke.
-        expected = given or keep.by != RunConfig.keep_best_by
+        expected = (given or keep.by != RunConfig.keep_best_by) and keep.by not in self._late
         if self._checkpoints is not None and keep.best and keep.by not in given and expected:
             _LOGGER.warning(
                 "--keep-best-by %s: no evaluation gives such a number (%s): no checkpoint is kept "
@@ -203,6 +205,7 @@ class Outputs:
         if judging is not None:
             with self._looking("judging"):
                 self.progress.verdict = judging(step, self.records, stop).kind
+                self._take_scores(judging.metrics)
         now = time.monotonic()
         seconds, total = sum(self._looked.values()), now - self._since
         shares = {"looking/share": seconds / total} if self._since else {}
@@ -221,6 +224,20 @@ class Outputs:
         """The run is at its end, and was not interrupted."""
         if judging is not None:
             judging.ended(step, self.records)
+            self._take_scores(judging.metrics)
+
+    def chooses(self, judging: Judging | None) -> bool:
+        """Whether what is said at the next look decides which checkpoint is the best."""
+        by_ear = bool(self._keep.best) and self._keep.by in self._late
+        return by_ear and judging is not None and judging.metrics.next
+
+    def _take_scores(self, metrics: SpeechMetrics) -> None:
+        """Numbers that come later than their step: it is kept until they are there."""
+        if self._checkpoints is None:
+            return
+        for step, numbers in metrics.scores():
+            self._checkpoints.attach(step, {n: v for n, v in numbers.items() if n in self._late})
+        self._checkpoints.await_numbers(metrics.scoring)
 
     def _show(self, step: int, shown: Shown) -> None:
         if isinstance(shown, Sound):

@@ -44,7 +44,7 @@ class Recordings:
         rows: np.ndarray,
         compiler: Compiler,
     ):
-        self.every = config.run.check_val_every_n_epoch
+        self.every = config.run.check_val_every_n_epoch or 1
         self._config, self._dataset = config, dataset
         largest, hop = plan.used_buckets[-1], config.audio.hop_length
         self._shape = (largest.phonemes, largest.frames)

@@ -12,14 +12,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
-from vits_jax.config import Config
+from vits_jax.config import Config, RunConfig
 from vits_jax.data.manifest import Dataset
 from vits_jax.data.voice_config import language_of
-from vits_jax.metrics import of_folder
+from vits_jax.metrics import built_in, of_folder
 from vits_jax.training import samples
 from vits_jax.training.loggers import Records
 
@@ -28,6 +29,17 @@ _LOGGER = logging.getLogger(__name__)
 METRICS = "all"
 _RECORDINGS = "recordings"
 _LAST = 600.0  # seconds that the end of a run waits for them at most
+
+
+def names_of(run: RunConfig) -> frozenset[str]:
+    """The metrics that a run takes, by the names that ``--keep-best-by`` calls them.
+
+    Without ``mel``, which there is the validation's.
+    """
+    if not run.metrics_every:
+        return frozenset()
+    own = set() if run.metric is None else {run.metric.rpartition(":")[2]}
+    return frozenset({metric.name for metric in built_in.METRICS} - {"mel"} | own)
 
 
 class SpeechMetrics:
@@ -48,6 +60,25 @@ class SpeechMetrics:
         self._process: subprocess.Popen[bytes] | None = None
         self._step = self._begun = -1  # of the newest validation, and of the newest that is scored
         self._told: set[str] = set()
+        self._scores: list[tuple[int, dict[str, float]]] = []
+
+    @property
+    def scoring(self) -> int | None:
+        """The step that is being scored; None: none is."""
+        return None if self._process is None else self._begun
+
+    @property
+    def next(self) -> bool:
+        """Whether the next validation will be scored."""
+        return bool(self._every) and (self._seen + 1) % self._every == 0 and self._process is None
+
+    def scores(self) -> list[tuple[int, dict[str, float]]]:
+        """What was found since the last call: steps, and numbers by metric of which less is better.
+
+        Of what should be high the negative, of what should be near the recordings' the distance.
+        """
+        found, self._scores = self._scores, []
+        return found
 
     def validated(self, step: int, records: Records) -> None:
         """After a validation: take in what is done, and begin anew if it is time."""
@@ -148,6 +179,7 @@ class SpeechMetrics:
                 if own is not None and own["mean"] is not None:
                     numbers[f"{of}/{name}"] = own["mean"]
         records.scalars(self._begun, numbers)
+        self._scores.append((self._begun, _less_is_better(found["metrics"])))
         records.note(self._begun, {"intervals": _intervals(found["metrics"])})
         for name, why in found["not_taken"].items():
             self._warn(f"{name} is not taken: {why}")
@@ -156,6 +188,20 @@ class SpeechMetrics:
         if what not in self._told:
             self._told.add(what)
             _LOGGER.warning("metrics of speech: %s", what)
+
+
+def _less_is_better(metrics: dict[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, result in metrics.items():
+        mean, own = result["mean"], result["recordings"]
+        if mean is None:
+            continue
+        if result["better"] == "nearest":
+            if own is not None and own["mean"] is not None:
+                found[name] = abs(mean - own["mean"])
+        else:
+            found[name] = -mean if result["better"] == "higher" else mean
+    return found
 
 
 def _intervals(metrics: dict[str, dict[str, float | None]]) -> dict[str, list[float | None]]:

@@ -66,7 +66,7 @@ class Validation:
         processes: Processes = ALONE,
     ):
         run = config.run
-        self.every = 1 if run.fast_dev_run else run.check_val_every_n_epoch
+        self.every = 1 if run.fast_dev_run else run.check_val_every_n_epoch or 1
         self._most_batches = run.fast_dev_run or None
         self._mesh, self._dataset, self._feeder = mesh, dataset, feeder
         self._plan, too_long = validation_plan(plan, dataset, rows)
