@@ -119,6 +119,9 @@ class OptimizerConfig:
     weight_decay: float = _flag(0.01, "AdamW decoupled weight decay (PyTorch's default)")
     lr_decay: float = _flag(0.999875, "learning rate multiplier per epoch, generator")
     lr_decay_d: float = _flag(0.999875, "learning rate multiplier per epoch, discriminators")
+    part_rates: tuple[str, ...] = _flag(
+        (), "factors of the learning rate by part: dec=0.1,enc_p=0 (0: that part stays as it is)"
+    )
     c_mel: float = _flag(45.0, "weight of the mel reconstruction loss")
     c_kl: float = _flag(1.0, "weight of the KL divergence")
     c_dur: float = _flag(1.0, "weight of the duration loss")

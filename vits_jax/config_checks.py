@@ -210,10 +210,21 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
         yield _say("gradient_clip_algorithm", optimizer.gradient_clip_algorithm, "norm or value")
     if not 0 <= optimizer.ema_decay < 1:
         yield _say("ema_decay", optimizer.ema_decay, "above 0 and below 1, or 0 for no averages")
+    for word in optimizer.part_rates:
+        part, equals, factor = word.rpartition("=")
+        if not (part.strip() and equals and _is_rate(factor)):
+            yield _say("part_rates", word, "PART=FACTOR, such as dec=0.1")
     for name in ("eps", "lr_decay", "lr_decay_d"):
         value = getattr(optimizer, name)
         if not (math.isfinite(value) and value > 0):
             yield _say(name, value, "a finite number above 0")
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return math.isfinite(float(text)) and float(text) >= 0
+    except ValueError:
+        return False
 
 
 def _data(data: DataConfig) -> Iterator[str]:

@@ -57,8 +57,37 @@ def test_updates_are_pytorchs() -> None:
         np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-12)
 
 
+def test_factors_are_pytorchs_groups() -> None:
+    """Of the learning rate, so of the decay too; a factor of 0 keeps every bit."""
+    betas, rate, decay = (0.8, 0.99), 0.3, 0.1
+    random = np.random.default_rng(0)
+    values = {name: random.normal(size=g.shape) for name, g in GRADIENTS.items()}
+    theirs = {name: torch.nn.Parameter(torch.tensor(v)) for name, v in values.items()}
+    groups = [{"params": [theirs["a"]], "lr": 0.1 * rate}, {"params": [theirs["b"]], "lr": 0.0}]
+    adamw = torch.optim.AdamW(groups, rate, betas, 1e-9, decay)
+    with jax.enable_x64(True):
+        ours = {name: jnp.asarray(v) for name, v in values.items()}
+        state = optax.scale_by_adam().init(ours)._asdict()
+        factors = {"a": jnp.float64(0.1), "b": jnp.float64(0.0)}
+        for _ in range(3):
+            gradients = {name: random.normal(size=v.shape) for name, v in values.items()}
+            for name, parameter in theirs.items():
+                parameter.grad = torch.tensor(gradients[name])
+            adamw.step()
+            ours, state = updated(ours, gradients, state, betas, rate, decay, True, factors)
+    np.testing.assert_allclose(ours["a"], theirs["a"].detach().numpy(), rtol=1e-12)
+    np.testing.assert_array_equal(ours["b"], values["b"])
+
+
 def updated(
-    parameters: Any, gradients: Any, state: Any, betas: Any, rate: float, decay: float, apply: bool
+    parameters: Any,
+    gradients: Any,
+    state: Any,
+    betas: Any,
+    rate: float,
+    decay: float,
+    apply: bool,
+    factors: Any = None,
 ) -> Any:
     return optimizer.update(
         parameters,
@@ -69,6 +98,7 @@ def updated(
         eps=1e-9,
         weight_decay=decay,
         apply=jnp.asarray(apply),
+        factors=factors,
     )
 
 

@@ -13,6 +13,7 @@ from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training.evaluation import Evaluator, due
 from vits_jax.training.mesh import abstract_batch, abstract_copy, abstract_rates
+from vits_jax.training.schedule import learning_rates
 
 
 def compile_ahead(
@@ -32,7 +33,10 @@ def compile_ahead(
         per_epoch: batches that are trained of each epoch.
         state: only shapes matter.
     """
-    abstract_state, rates = abstract_copy(state, mesh), abstract_rates(mesh)
+    abstract_state, rates = (
+        abstract_copy(state, mesh),
+        abstract_rates(learning_rates(config, 0), mesh),
+    )
 
     def ask(bucket: Bucket) -> None:
         rows = abstract_batch(config, mesh, *bucket.shape)

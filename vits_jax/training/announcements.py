@@ -14,6 +14,7 @@ from vits_jax.data.split import Split
 from vits_jax.data.unusable import describe
 from vits_jax.model.precision import chosen
 from vits_jax.state import Position
+from vits_jax.training.parts import rates_of
 from vits_jax.training.start import Start
 from vits_jax.training.stopping import Reason
 
@@ -40,6 +41,9 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
         *(plan.steps_per_epoch, len(plan.used_buckets), shapes),
         *(100 * plan.padding, 100 * plan.phoneme_padding),
     )
+    for part, factor in rates_of(config).items():
+        how = f"learns {factor:g} times as fast" if factor else "stays as it is"
+        _LOGGER.info("%s: %s", part, how)
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""
     keep = Keep.of(run)

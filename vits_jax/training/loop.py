@@ -187,7 +187,7 @@ def _train(
                 numbers = StepNumbers(
                     step=step + 1,
                     epoch=epoch,
-                    rates={name: float(rate) for name, rate in rates.items()},
+                    rates={name: float(rates[name]) for name in schedule.OF_NETWORKS},
                     speech_seconds=dataset.seconds_of(planned.used(batch)),
                     batch=on_devices,
                     rows=planned.used(batch),

@@ -157,10 +157,10 @@ def abstract_copy(arrays: Any, mesh: Mesh) -> Any:
     )
 
 
-def abstract_rates(mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Learning rates (`schedule`)."""
+def abstract_rates(rates: Any, mesh: Mesh) -> Any:
+    """Learning rates (`schedule.learning_rates`)."""
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    return {"learning_rate": rate, "learning_rate_d": rate}
+    return jax.tree.map(lambda _: rate, rates)
 
 
 def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

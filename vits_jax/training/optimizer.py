@@ -62,9 +62,14 @@ def update(
         nu = scalars.keep_nu * state["nu"][name] + scalars.take_nu * (g * g)
         direction = mu / (jnp.sqrt(nu) * scalars.scale_nu + eps)
         change = scalars.rate * direction + scalars.decay * p
-        new["params"][name] = p - (change if factors is None else factors[name] * change)
+        new["params"][name] = p - change if factors is None else _part(p, change, factors[name])
         new["mu"][name], new["nu"][name] = mu, nu
     return new["params"], {"count": count, "mu": new["mu"], "nu": new["nu"]}
+
+
+def _part(p: jax.Array, change: jax.Array, factor: jax.Array) -> jax.Array:
+    factor = factor.astype(p.dtype)
+    return jnp.where(factor > 0, p - factor * change, p)  # which a zero's sign outlives, too
 
 
 def averaged(

@@ -28,6 +28,7 @@ from vits_jax.training.feeding import Feeder, corpus_on_devices
 from vits_jax.training.gains import Gains
 from vits_jax.training.memory import StepMemory
 from vits_jax.training.mesh import check_batch_size, make_mesh
+from vits_jax.training.parts import parts_by_tensor
 from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.recordings import Recordings
 from vits_jax.training.start import Start, find_start
@@ -130,6 +131,7 @@ def prepare(
     # Place
     raw = dataset.config.raw
     config, start = find_start(config, run_dir, planner, raw, given, looking=looking)
+    parts_by_tensor(config)  # which says what is none
     per_epoch, identity = planner.batches_per_epoch(start.plan), planner.identity(start.plan)
     timeline.done("data")
     return Prepared(config, mesh, dataset, parts, start, per_epoch, identity)

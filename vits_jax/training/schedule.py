@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from vits_jax.config import Config, RunConfig
 from vits_jax.state import Position
+from vits_jax.training.parts import rates_of
 
 DEFAULT_MAX_EPOCHS = 1000  # Lightning's
+OF_NETWORKS = ("learning_rate", "learning_rate_d")
 
 
 def last_step(run: RunConfig, position: Position, per_epoch: int) -> float:
@@ -31,11 +34,16 @@ def last_step(run: RunConfig, position: Position, per_epoch: int) -> float:
     )
 
 
-def learning_rates(config: Config, epochs: int) -> dict[str, np.float32]:
-    """Both networks' rates after so many epochs, of which each decays them once."""
+def learning_rates(config: Config, epochs: int) -> dict[str, Any]:
+    """Both networks' rates after so many epochs, of which each decays them once.
+
+    And ``parts``, factors of them by part, where parts have their own (``--part-rates``).
+    """
     o = config.optimizer
     rates = {
         "learning_rate": o.learning_rate * o.lr_decay**epochs,
         "learning_rate_d": o.learning_rate_d * o.lr_decay_d**epochs,
     }
-    return {name: np.float32(rate) for name, rate in rates.items()}
+    of_networks = {name: np.float32(rate) for name, rate in rates.items()}
+    of_parts = {part: np.float32(factor) for part, factor in rates_of(config).items()}
+    return {**of_networks, **({"parts": of_parts} if of_parts else {})}

@@ -35,7 +35,7 @@ MAY_CHANGE = frozenset(
         *("max_epochs", "max_steps", "max_time", "fast_dev_run"),
         *("devices", "accelerator", "precision", "coordinator", "num_nodes", "node_rank"),
         *_SCHEDULE,
-        *("ema_decay", "data_on_device"),
+        *("ema_decay", "part_rates", "data_on_device"),
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("logger", "metrics_every", "metric", "stop_when", "price"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from vits_jax.compilation import outlined
 from vits_jax.composed import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.config import Config
-from vits_jax.model.networks import GENERATOR, apart, judges_of
+from vits_jax.model.networks import GENERATOR, apart, judges_of, parameter_shapes
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import RowRandomness, row_keys
@@ -46,7 +46,7 @@ from vits_jax.training.objective import (
     encoders,
     predictor,
 )
-from vits_jax.training.parts import parts_of
+from vits_jax.training.parts import parts_by_tensor
 
 Rates = dict[str, Any]  # learning rates [], by network, and "parts": factors of them [], by part
 
@@ -298,6 +298,7 @@ def _updated(
     finite = all_finite(metrics)
     to_params = {GENERATOR: grads[0], **apart(grads[1])}
     params, optimizers = {}, {}
+    factors = _factors(config, rates)
     for network in to_params:
         of_generator = network == GENERATOR
         rate = rates["learning_rate" if of_generator else "learning_rate_d"]
@@ -312,7 +313,7 @@ def _updated(
                 state.optimizer[network],
                 learning_rate=rate,
                 apply=finite,
-                factors=_by_tensor(network, to_params[network], rates),
+                factors=factors.get(network),
             )
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
     state = state.replace(step=state.step + 1, params=params, optimizer=optimizers)
@@ -324,12 +325,16 @@ def _updated(
     return state, metrics
 
 
-def _by_tensor(network: str, params: Parameters, rates: Rates) -> Parameters | None:
-    """Factors of the learning rate, where parts of the model have their own."""
-    of_parts = rates.get("parts")
-    if of_parts is None:
-        return None
-    return {name: of_parts[part] for name, part in parts_of(network, params).items()}
+def _factors(config: Config, rates: Rates) -> dict[str, Parameters]:
+    """Of the learning rate, by network and tensor; empty where every part has the same."""
+    if "parts" not in rates:
+        return {}
+    of_part, one = rates["parts"], jnp.float32(1)
+    own, every = parts_by_tensor(config), parameter_shapes(config)
+    return {
+        network: {n: of_part[own[network][n]] if n in own[network] else one for n in names}
+        for network, names in every.items()
+    }
 
 
 def _parts_of(config: Config) -> tuple[Any, ...]:
