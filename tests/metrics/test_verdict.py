@@ -33,6 +33,7 @@ def history(
         "train/kl": points(kl if train is None else train),
         "train/updates": points(np.full(len(mel), EVERY)),
         "train/skipped": points(np.zeros(len(mel))),
+        "train/learning_rate": points(np.full(len(mel), 1e-3)),
         "train/disc": points(np.full(len(mel), 2.4)),
         "train/gen": points(np.full(len(mel), 2.5)),
         "validation/of_texts": points(np.full(len(mel), 0.1)),
@@ -105,6 +106,18 @@ def test_held_out_rising_while_training_falls_is_overfitting(of: str):
     assert said(history(falling(count), train=falling(count), kl=up)).kind == "improving"
     # Where training's rises too, it is something else.
     assert said(history(mel, train=up, **rest)).kind != "overfitting"
+
+
+def test_held_out_that_rises_to_training_is_not_overfitting():
+    """KL is low before a posterior says anything: the first ten clips of a real run did so."""
+    spread = 0.01 * (-1.0) ** np.arange(14)
+    held_out = np.concatenate([[1.1, 1.1, 1.3], np.full(11, 1.45)]) + spread
+    train = np.concatenate([[4.0, 2.6, 1.6], np.full(11, 1.42)]) + spread
+    of = history(np.full(14, 0.83) + spread, kl=held_out)
+    of["train/kl"] = [(step, value) for (step, _), value in zip(of["train/kl"], train)]
+    assert said(of).kind == "plateau"
+    apart = of | {"train/kl": [(step, v - 0.5) for step, v in of["train/kl"]]}
+    assert said(apart).kind == "overfitting"
 
 
 def test_noise_is_found_beside_a_trend():

@@ -68,4 +68,4 @@ def test_a_part_stays_as_it_is(dataset: Path, tmp_path: Path, caplog) -> None:
             same = now.tobytes() == np.asarray(array).tobytes()
             assert same == (network == GENERATOR and name.startswith(kept)), name
     assert "enc_p: stays as it is" in caplog.text
-    assert "discriminators: learns 0.5 times as fast" in caplog.text
+    assert "discriminators: learning rate x 0.5" in caplog.text

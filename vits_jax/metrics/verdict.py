@@ -56,8 +56,8 @@ class Rules:
 
     learned: int = 200
     """Steps after which a run speaks at all: before, silence and odd lengths are no faults."""
-    hears: int = 2000
-    """Steps after which texts must matter."""
+    hears: float = 2.0
+    """Steps times learning rate after which texts must matter: 2,000 at 1e-3, 10,000 at 2e-4."""
     validations: int = 4
     """So many before anything is said of a trend."""
     patience: int = 10
@@ -78,8 +78,8 @@ class Rules:
     """Times the best mel loss."""
     kl: float = 20.0
     """Nats: a model that learns has a few."""
-    unheard: float = 0.005
-    """Share of KL that other texts cost at least."""
+    unheard: float = 0.03
+    """Share of KL that other texts cost at least: ten times this once texts are learned."""
     alike: float = 1.5
     """Times what halves of one speaker's recordings are apart: two speakers' are more."""
     apart: float = 0.2
@@ -245,7 +245,8 @@ def _unheard(history: History, rules: Rules, step: int) -> Verdict | None:
         return Verdict("broken", reason, advice, step)
     points = _points(history, "validation/of_texts")
     costs = [value for _, value in points[-rules.validations :]]
-    if len(costs) < rules.validations or step < rules.hears:
+    rate = _last(history, "train/learning_rate") or 0.0
+    if len(costs) < rules.validations or step * rate < rules.hears:
         return None
     cost = float(np.mean(costs))
     if cost + 2 * float(np.std(costs)) / math.sqrt(len(costs)) < rules.unheard:
@@ -275,12 +276,14 @@ def _overfitting(history: History, rules: Rules) -> Verdict | None:
             float(np.mean([v for s, v in train if low < s <= high] or [math.nan]))
             for low, high in ((best_step - (step - best_step), best_step), (best_step, step))
         ]
-        risen = now - best > max(interval, rules.overfits * abs(best))
-        if risen and trained[1] < trained[0]:
+        margin = max(interval, rules.overfits * abs(best))
+        # Apart from training's, too: KL is low before anything is learned, and then rises in both.
+        apart = now - trained[1] > margin
+        if now - best > margin and apart and trained[1] < trained[0]:
             return Verdict(
                 "overfitting",
                 f"held-out {name} rose from {best:.3f} to {now:.3f} (± {interval:.3f}) since step "
-                f"{best_step}, training's fell from {trained[0]:.3f} to {trained[1]:.3f}",
+                f"{best_step}, training's fell to {trained[1]:.3f} from {trained[0]:.3f}",
                 f"the checkpoint nearest to step {best_step} may be the best; more recordings "
                 "help, more steps do not",
                 best_step,

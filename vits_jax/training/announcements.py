@@ -42,7 +42,7 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
         *(100 * plan.padding, 100 * plan.phoneme_padding),
     )
     for part, factor in rates_of(config).items():
-        how = f"learns {factor:g} times as fast" if factor else "stays as it is"
+        how = f"learning rate x {factor:g}" if factor else "stays as it is"
         _LOGGER.info("%s: %s", part, how)
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""
