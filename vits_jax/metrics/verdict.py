@@ -335,7 +335,8 @@ def _left(history: History) -> str:
     for name, points in sorted(history.items()):
         recorded = _last(history, name.replace("speech/", "recordings/"))
         if name.startswith("speech/") and recorded is not None and points:
-            told.append(f"{name.removeprefix('speech/')} {points[-1][1]:.2f} of {recorded:.2f}")
+            here, there = f"{points[-1][1]:.2f}", f"{recorded:.2f}"
+            told += [f"{name.removeprefix('speech/')} {here} of {there}"] if here != there else []
     return ", ".join(told)
 
 
