@@ -193,7 +193,9 @@ def test_one_is_asked_to_stop(dataset, tmp_path, monkeypatch, number: int, code:
     """Both save the same step; then all goes on as if nothing had been."""
     stand_in(monkeypatch)  # its state is read below
     run_dir = tmp_path / "run"
-    with started("stand-in", dataset, run_dir, processes=2, **LONG) as run:
+    # The first process's clock says when to look: the others hear of it after each epoch.
+    two: dict[str, Any] = {"processes": 2, "check_val_every_n_epoch": None}
+    with started("stand-in", dataset, run_dir, **two, **LONG) as run:
         run.wait_for("step 10 ")
         run.all[1].send_signal(number)
         assert run.codes() == [code, code], [log.read_text() for log in run.logs]
@@ -201,7 +203,7 @@ def test_one_is_asked_to_stop(dataset, tmp_path, monkeypatch, number: int, code:
         assert "another process was asked to stop" in run.said()
     assert steps(run_dir)[-1] == int(stopped)
     more = int(stopped) + 3
-    finish("stand-in", dataset, run_dir, processes=2, max_steps=more)
+    finish("stand-in", dataset, run_dir, max_steps=more, **two)
     finish("stand-in", dataset, tmp_path / "other", max_steps=more)
     ours, theirs = leaves(run_dir), leaves(tmp_path / "other")
     for name, array in ours.items():
