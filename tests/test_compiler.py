@@ -19,6 +19,7 @@ import pytest
 from tests.runs import REAL, flags, write_dataset
 from vits_jax.compiler import Compiler
 from vits_jax.composed import Composed, Function, of_nothing, of_rows, of_shape
+from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan, Schedule
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.errors import RunFailed
@@ -252,7 +253,7 @@ def test_a_run_asks_for_what_it_will_meet_in_that_order(
     found: list[Any] = []
     recorded: Any = Recorded(found, every)
     ahead.compile_ahead(
-        *cast(Any, (None, None, plan, per_epoch, Position(), float(end), None)),
+        *cast(Any, (Config(), None, plan, per_epoch, Position(), float(end), None)),
         recorded,
         [recorded],
     )
