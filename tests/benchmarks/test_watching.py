@@ -50,5 +50,6 @@ def test_the_command_trains_with_its_defaults(monkeypatch: pytest.MonkeyPatch, c
     ((_, module, name, *words),) = asked
     assert (module, name) == ("-m", "vits_jax.train")
     assert "--max-time=00:01:10:00" in words
-    assert not [word for word in words if word.startswith(("--check", "--metrics"))]
+    ours = [word for word in words if word.startswith(("--check", "--metrics"))]
+    assert ours == ["--check-val-every-n-epoch=", "--checkpoint-epochs="], "no preset's own"
     assert "share" in capsys.readouterr().out
