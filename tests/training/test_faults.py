@@ -230,8 +230,10 @@ def test_when_a_save_is_due(tmp_path, monkeypatch):
     assert not by_default.at_end(1, 4)
     at(monkeypatch, 107.6)
     assert by_default.at_end(1, 4)
+    assert not by_default.at_end(1, 4, looked_at=False), "it waits for somebody to judge it"
     assert not by_default.within_epoch(7)
     at(monkeypatch, 115.1)
+    assert by_default.at_end(1, 4, looked_at=False), "but no longer than this"
     assert by_default.within_epoch(7)
     by_default.saved()
     assert not by_default.within_epoch(8)

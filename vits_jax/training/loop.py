@@ -208,15 +208,16 @@ def _train(
                 epoch, batch = epoch + 1, 0
                 position = Position(step, epoch, batch)
                 output.epoch()
-                # Saved before anything that could fail: an evaluation is such a thing.
-                if output.due(position) or step >= end:
-                    save()
                 looking = [evaluator for evaluator in evaluators if due(evaluator, position)]
                 # Asked once: the first process has an evaluator more than the others.
-                if looking and not interrupted() and stop.step() and pace.due(last=step >= end):
+                if interrupted() or not stop.step() or not pace.due(last=step >= end):
+                    looking = []
+                # Saved before anything that could fail: an evaluation is such a thing.
+                chosen = bool(looking) and output.chooses(judging)
+                if chosen or step >= end or output.due(position, looked_at=bool(looking)):
+                    save()
+                if looking:
                     report(lag=0)
-                    if output.chooses(judging):
-                        save()
                     with pace.look():
                         for evaluator in looking:
                             output.evaluate(evaluator, state, position, stop)

@@ -49,14 +49,20 @@ class Saves:
         minutes = self._run.checkpoint_minutes
         return _divides(self._run.checkpoint_steps, step) or bool(minutes and self._old(minutes))
 
-    def at_end(self, epoch: int, step: int) -> bool:
+    def at_end(self, epoch: int, step: int, *, looked_at: bool = True) -> bool:
         """After the last batch of an epoch, when so many are finished.
 
-        By default a save every epoch, but for short ones: it costs gigabytes of writing.
+        By default a save every epoch, but for short ones: it costs gigabytes of writing. Then it
+        waits for an epoch that is looked at: of a checkpoint that nobody judged nobody knows
+        whether it is the best.
+
+        Args:
+            looked_at: whether the run is, after this epoch.
         """
         every, for_ever = self._run.checkpoint_epochs, self._run.keep_epochs
         by_epochs = every is None or _divides(every, epoch)
-        old = every is not None or self._old(self._run.checkpoint_minutes * OF_AN_EPOCH)
+        minutes = self._run.checkpoint_minutes * (OF_AN_EPOCH if looked_at else 1)
+        old = every is not None or self._old(minutes)
         due = (by_epochs and old) or _divides(for_ever, epoch)
         return due or _divides(self._run.checkpoint_steps, step)
 
@@ -147,13 +153,13 @@ class Outputs:
         """Whether a checkpoint is being written."""
         return self._checkpoints is not None and not self._checkpoints.saved()
 
-    def due(self, position: Position) -> bool:
-        """Whether a checkpoint is, at this position."""
+    def due(self, position: Position, *, looked_at: bool = False) -> bool:
+        """Whether a checkpoint is, at this position; `looked_at`: whether the run is, too."""
         if self._checkpoints is None:
             return False
         if position.batch:
             return self._saves.within_epoch(position.step)
-        return self._saves.at_end(position.epoch, position.step)
+        return self._saves.at_end(position.epoch, position.step, looked_at=looked_at)
 
     def save(self, state: TrainState, metadata: Metadata) -> None:
         """Save a checkpoint, if this step has none."""
