@@ -48,8 +48,8 @@ def update(
         learning_rate: ``[]``.
         betas, eps, weight_decay: AdamW's.
         apply: bool ``[]``; where it is false, gradients are not looked at and nothing changes.
-        factors: of the learning rate, ``{name: []}`` (default: 1). A tensor of factor 0 keeps
-            every bit; its moments move on.
+        factors: of the learning rate, ``{name: []}``; of others it is 1. A tensor of factor 0
+            keeps every bit; its moments move on.
     """
     dtype = next(iter(parameters.values())).dtype
     count = state["count"] + apply.astype(state["count"].dtype)
@@ -62,7 +62,8 @@ def update(
         nu = scalars.keep_nu * state["nu"][name] + scalars.take_nu * (g * g)
         direction = mu / (jnp.sqrt(nu) * scalars.scale_nu + eps)
         change = scalars.rate * direction + scalars.decay * p
-        new["params"][name] = p - change if factors is None else _part(p, change, factors[name])
+        factor = (factors or {}).get(name)
+        new["params"][name] = p - change if factor is None else _part(p, change, factor)
         new["mu"][name], new["nu"][name] = mu, nu
     return new["params"], {"count": count, "mu": new["mu"], "nu": new["nu"]}
 

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from vits_jax.compilation import outlined
 from vits_jax.composed import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.config import Config
-from vits_jax.model.networks import GENERATOR, apart, judges_of, parameter_shapes
+from vits_jax.model.networks import GENERATOR, apart, judges_of
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import RowRandomness, row_keys
@@ -326,14 +326,13 @@ def _updated(
 
 
 def _factors(config: Config, rates: Rates) -> dict[str, Parameters]:
-    """Of the learning rate, by network and tensor; empty where every part has the same."""
-    if "parts" not in rates:
+    """Of the learning rate, by network and tensor, of those that have one."""
+    of_part = rates.get("parts", {})
+    if not of_part:
         return {}
-    of_part, one = rates["parts"], jnp.float32(1)
-    own, every = parts_by_tensor(config), parameter_shapes(config)
     return {
-        network: {n: of_part[own[network][n]] if n in own[network] else one for n in names}
-        for network, names in every.items()
+        network: {name: of_part[part] for name, part in own.items()}
+        for network, own in parts_by_tensor(config).items()
     }
 
 
