@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vits_jax.config import RunConfig
 from vits_jax.state import Position, TrainState
 from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.stopping import Stop
@@ -91,6 +92,11 @@ class Evaluator(Protocol):
 def due(evaluator: Evaluator, position: Position) -> bool:
     """Whether it is, at this position."""
     return position.batch == 0 and position.epoch % evaluator.every == 0
+
+
+def period(run: RunConfig) -> int:
+    """Of the evaluators of a run, in epochs; `Pace` leaves some out where nobody said how often."""
+    return 1 if run.fast_dev_run else run.check_val_every_n_epoch or 1
 
 
 class Pace:

@@ -22,7 +22,7 @@ from vits_jax.model.networks import GENERATOR
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training import pictures, signals
-from vits_jax.training.evaluation import Evaluation, Picture, Sound
+from vits_jax.training.evaluation import Evaluation, Picture, Sound, period
 from vits_jax.training.mesh import abstract_copy, local, of_this_process
 from vits_jax.training.skipping import shortened, utterances
 from vits_jax.training.stopping import Stop
@@ -53,7 +53,7 @@ class SpokenExamples:
         rows: np.ndarray,
         compiler: Compiler,
     ):
-        self.every = config.run.check_val_every_n_epoch or 1
+        self.every = period(config.run)
         self._config, self._dataset, self._rows = config, dataset, rows
         largest = plan.used_buckets[-1]
         # Room for each example's text; speech beyond the frames is cut off.

@@ -9,7 +9,7 @@ import numpy as np
 
 from vits_jax.config import Config
 from vits_jax.state import Position, TrainState
-from vits_jax.training.evaluation import Evaluation, Histogram
+from vits_jax.training.evaluation import Evaluation, Histogram, period
 from vits_jax.training.mesh import local
 from vits_jax.training.stopping import Stop
 
@@ -24,7 +24,7 @@ class Gains:
     """
 
     def __init__(self, config: Config):
-        self.every = config.run.check_val_every_n_epoch or 1
+        self.every = period(config.run)
 
     def ahead(self, state: TrainState) -> None:
         """Nothing is compiled."""

@@ -17,7 +17,7 @@ from vits_jax.model.networks import GENERATOR
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training import pictures
-from vits_jax.training.evaluation import Evaluation, Picture, Sound
+from vits_jax.training.evaluation import Evaluation, Picture, Sound, period
 from vits_jax.training.mesh import abstract_copy, local, of_this_process
 from vits_jax.training.reconstruction import abstract_arguments, make_reconstruct
 from vits_jax.training.stopping import Stop
@@ -44,7 +44,7 @@ class Recordings:
         rows: np.ndarray,
         compiler: Compiler,
     ):
-        self.every = config.run.check_val_every_n_epoch or 1
+        self.every = period(config.run)
         self._config, self._dataset = config, dataset
         largest, hop = plan.used_buckets[-1], config.audio.hop_length
         self._shape = (largest.phonemes, largest.frames)

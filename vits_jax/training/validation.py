@@ -19,7 +19,7 @@ from vits_jax.data.batching.buckets import Bucket
 from vits_jax.data.manifest import Dataset
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
-from vits_jax.training.evaluation import Evaluation
+from vits_jax.training.evaluation import Evaluation, period
 from vits_jax.training.feeding import Feeder
 from vits_jax.training.mesh import (
     abstract_batch,
@@ -66,7 +66,7 @@ class Validation:
         processes: Processes = ALONE,
     ):
         run = config.run
-        self.every = 1 if run.fast_dev_run else run.check_val_every_n_epoch or 1
+        self.every = period(run)
         self._most_batches = run.fast_dev_run or None
         self._mesh, self._dataset, self._feeder = mesh, dataset, feeder
         self._plan, too_long = validation_plan(plan, dataset, rows)
