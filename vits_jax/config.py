@@ -119,8 +119,21 @@ class OptimizerConfig:
     weight_decay: float = _flag(0.01, "AdamW decoupled weight decay (PyTorch's default)")
     lr_decay: float = _flag(0.999875, "learning rate multiplier per epoch, generator")
     lr_decay_d: float = _flag(0.999875, "learning rate multiplier per epoch, discriminators")
+    freeze: tuple[str, ...] = _flag(
+        (), "parts that do not learn, and take neither gradients nor moments: enc_p,dp,dec.ups.*"
+    )
     part_rates: tuple[str, ...] = _flag(
         (), "factors of the learning rate by part: dec=0.1,enc_p=0 (0: that part stays as it is)"
+    )
+    lr_schedule: str = _flag(
+        "exponential",
+        "how rates fall: exponential (by lr_decay each epoch), constant, or cosine (to 0 at "
+        "max_steps)",
+    )
+    warmup_steps: int = _flag(0, "rates rise from 0 in so many steps, of both networks")
+    kl_annealing_steps: int = _flag(0, "the weight of the KL divergence rises in so many steps")
+    recover_steps: int | None = _flag(
+        None, "steps in which what a warm start lacks is learnt before the rest (default: 400)"
     )
     c_mel: float = _flag(45.0, "weight of the mel reconstruction loss")
     c_kl: float = _flag(1.0, "weight of the KL divergence")
@@ -222,6 +235,11 @@ class RunConfig:
     )
     vocoder_warmstart_ckpt: str | None = _flag(
         None, "the same, of decoder, posterior encoder and flow alone"
+    )
+    recover: str = _flag(
+        "auto",
+        "where a warm start lacks what a voice was published without (posterior encoder, "
+        "discriminators): auto (learn that first, then the rest) or off",
     )
     voice_config: str | None = _flag(
         None, "config.json of the dataset that a .ckpt was trained on: its symbols and speakers"

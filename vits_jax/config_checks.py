@@ -26,6 +26,7 @@ CHECKPOINT_FLAGS = (
     "vocoder_warmstart_ckpt",
 )
 LOGGERS = ("tensorboard", "wandb", "mlflow", "csv", "none")
+LR_SCHEDULES = ("exponential", "constant", "cosine")
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
 _PRESETS_HOPS = (256, 512)  # of models of one's own nothing is said
@@ -54,6 +55,8 @@ def problems(config: Config) -> Iterator[str]:
     yield from _model(config.model)
     yield from _segment(config)
     yield from _optimizer(config.optimizer)
+    if config.optimizer.lr_schedule == "cosine" and config.run.max_steps < 1:
+        yield _say("lr_schedule", "cosine", "--max_steps with it: rates are 0 there")
     yield from _data(config.data)
     yield from _run(config.run)
 
@@ -214,6 +217,9 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
         part, equals, factor = word.rpartition("=")
         if not (part.strip() and equals and _is_rate(factor)):
             yield _say("part_rates", word, "PART=FACTOR, such as dec=0.1")
+    yield from _at_least(optimizer, 0, "warmup_steps", "kl_annealing_steps", "recover_steps")
+    if optimizer.lr_schedule not in LR_SCHEDULES:
+        yield _say("lr_schedule", optimizer.lr_schedule, f"one of {', '.join(LR_SCHEDULES)}")
     for name in ("eps", "lr_decay", "lr_decay_d"):
         value = getattr(optimizer, name)
         if not (math.isfinite(value) and value > 0):
@@ -277,6 +283,8 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield _say("precision", run.precision, f"one of {', '.join(PRECISIONS)}")
     if run.stop_when not in ("never", "plateau"):
         yield _say("stop_when", run.stop_when, "never or plateau")
+    if run.recover not in ("auto", "off"):
+        yield _say("recover", run.recover, "auto or off")
     if run.metrics_every < 0:
         yield _say("metrics_every", run.metrics_every, "at least 0")
     if run.price is not None and run.price < 0:

@@ -6,6 +6,7 @@ Whoever makes, trains, saves, converts or reads a state knows its layout from he
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from jax.typing import DTypeLike
 from vits_jax.config import Config
 from vits_jax.model.networks import GENERATOR, initial_parameters, parameter_shapes
 from vits_jax.model.parameters import Parameters
+from vits_jax.model.parts import frozen
 
 OptimizerState = dict[str, Any]  # {"count": int32 [], "mu": Parameters, "nu": Parameters}
 
@@ -86,17 +88,26 @@ class TrainState:
 
 def create_state(config: Config, key: jax.Array) -> TrainState:
     """A fresh run's state: step 0, Piper's initial values, AdamW's zero moments."""
-    state = fresh_state(initial_parameters(config, key))
+    state = fresh_state(initial_parameters(config, key), frozen(config))
     return begin_averages(state) if config.optimizer.ema_decay else state
 
 
-def fresh_state(params: dict[str, Parameters]) -> TrainState:
-    """At step 0 with these parameters, both moments of each zero."""
-    optimizer = {
+def fresh_state(
+    params: dict[str, Parameters], without: Mapping[str, Collection[str]] | None = None
+) -> TrainState:
+    """At step 0 with these parameters, both moments of each zero.
+
+    Args:
+        params: ``{network: {name: array}}``.
+        without: by network, tensors that have no moments (`parts.frozen`).
+    """
+    optimizer = {}
+    for network, own in params.items():
+        none = (without or {}).get(network, ())
+        learning = {name: p for name, p in own.items() if name not in none}
         # As `optax.scale_by_adam` keeps it.
-        name: {"count": jnp.zeros((), jnp.int32), "mu": _zeros(p), "nu": _zeros(p)}
-        for name, p in params.items()
-    }
+        moments = {moment: _zeros(learning) for moment in ("mu", "nu")}
+        optimizer[network] = {"count": jnp.zeros((), jnp.int32), **moments}
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer)
 
 
@@ -107,6 +118,27 @@ def begin_averages(state: TrainState) -> TrainState:
         return array if isinstance(array, jax.core.Tracer) else np.array(array)
 
     return state.replace(averages={GENERATOR: jax.tree.map(copy, state.params[GENERATOR])})
+
+
+def with_moments_of(state: TrainState, target: TrainState) -> TrainState:
+    """With the target's moments and no others: what the state has none of begins at zero.
+
+    Args:
+        state: whole, of any arrays.
+        target: of `jax.ShapeDtypeStruct` with ``sharding``.
+    """
+    optimizer = {}
+    for network, wanted in target.optimizer.items():
+        own = dict(state.optimizer[network])
+        for moment in ("mu", "nu"):
+            own[moment] = {
+                name: own[moment][name]
+                if name in own[moment]
+                else jax.device_put(np.zeros(t.shape, t.dtype), t.sharding)
+                for name, t in wanted[moment].items()
+            }
+        optimizer[network] = own
+    return state.replace(optimizer=optimizer)
 
 
 def _zeros(params: Parameters) -> Parameters:
@@ -132,7 +164,7 @@ def abstract_state(
         network: {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
         for network, shapes in parameter_shapes(config).items()
     }
-    state = jax.eval_shape(fresh_state, params)
+    state = jax.eval_shape(functools.partial(fresh_state, without=frozen(config)), params)
     if config.optimizer.ema_decay:
         state = state.replace(averages={GENERATOR: params[GENERATOR]})
     return jax.tree.map(

@@ -24,8 +24,8 @@ from vits_jax.config import Config
 from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.precision import chosen
 from vits_jax.state import abstract_state
+from vits_jax.training import schedule
 from vits_jax.training.mesh import AXIS, abstract_batch, abstract_copy, abstract_rates
-from vits_jax.training.schedule import learning_rates
 from vits_jax.training.step import make_train_step
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -39,7 +39,7 @@ def traced_step(config: Config, mesh: Mesh, size: int, phonemes: int, frames: in
         (
             abstract_copy(abstract_state(config), mesh),
             abstract_batch(config, mesh, size, phonemes, frames),
-            abstract_rates(learning_rates(config, 0), mesh),
+            abstract_rates(schedule.rates(config, 0, 0), mesh),
         ),
     )
 

@@ -23,7 +23,7 @@ from vits_jax.data.voice_config import read_voice_config
 from vits_jax.errors import UserError
 from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, parameter_shapes
 from vits_jax.model.parameters import Parameters
-from vits_jax.state import TrainState
+from vits_jax.state import TrainState, with_moments_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -126,12 +126,22 @@ class _Stored:
         return parameters | jax.device_put(zeros, sharding)
 
     def state(self, target: TrainState) -> TrainState:
-        if not self.contents.has_optimizer:
+        if not self.contents.moments:
             raise UserError(
                 f"{self.where}: it has no optimizer state: it cannot be continued; to start a new "
                 "run from its weights use --warmstart_ckpt"
             )
-        return TrainState.from_dict(store.restore(self.where, target.to_dict()))
+        there = {
+            network: {
+                part: {n: x for n, x in own.items() if n in self.contents.moments[network]}
+                if isinstance(own, dict)
+                else own
+                for part, own in moments.items()
+            }
+            for network, moments in target.optimizer.items()
+        }
+        wanted = target.replace(optimizer=there).to_dict()
+        return with_moments_of(TrainState.from_dict(store.restore(self.where, wanted)), target)
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,7 @@ class _Piper:
         whole = numpy_state(self.checkpoint, self.where).of(target.params)
         if not target.averages:
             whole = whole.replace(averages={})
+        whole = with_moments_of(whole, target)
         return jax.tree.map(
             lambda x, t: _put(x.astype(t.dtype, copy=False), t.sharding), whole, target
         )

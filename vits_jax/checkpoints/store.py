@@ -32,6 +32,7 @@ from vits_jax.checkpoints import digests
 from vits_jax.checkpoints.digests import Damaged
 from vits_jax.config import Config
 from vits_jax.errors import UserError
+from vits_jax.learning_rates import learning_rates
 from vits_jax.state import Position, TrainState
 
 _LOGGER = logging.getLogger(__name__)
@@ -102,8 +103,8 @@ class Metadata:
 
     def learning_rates(self) -> tuple[float, float]:
         """Of the generator and the discriminators, in the epoch that comes next."""
-        o, epochs = self.config.optimizer, self.position.epoch - self.decay_from
-        return o.learning_rate * o.lr_decay**epochs, o.learning_rate_d * o.lr_decay_d**epochs
+        epochs = self.position.epoch - self.decay_from
+        return learning_rates(self.config, epochs, self.position.step)
 
 
 def _step_of(step_dir: Path) -> int:
@@ -142,11 +143,15 @@ def step_directories(directory: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Contents:
-    """What one step's directory holds; `shapes` are the parameters', by network and name."""
+    """What one step's directory holds.
+
+    `shapes` are the parameters', by network and name; `moments` are names of those that the
+    optimizers keep moments of, and empty where there are no optimizers.
+    """
 
     metadata: Metadata
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
-    has_optimizer: bool
+    moments: Mapping[str, frozenset[str]]
     has_averages: bool
 
 
@@ -170,7 +175,8 @@ def read_contents(step_dir: Path) -> Contents:
             network: {name: tuple(array.shape) for name, array in arrays.items()}
             for network, arrays in state.params.items()
         }
-        return Contents(metadata, shapes, bool(state.optimizer), bool(state.averages))
+        moments = {network: frozenset(own["mu"]) for network, own in state.optimizer.items()}
+        return Contents(metadata, shapes, moments, bool(state.averages))
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{step_dir}: damaged: its index is not what was saved") from error
 

@@ -122,7 +122,7 @@ class Synthesizer(nnx.Module):
             scores = log_likelihood(*map(lax.stop_gradient, (z_p, m_p, logs_p)))
             taken = durations(scores, phoneme_lengths, spec_lengths)  # [B, P]
             aligned = spread(taken, z.shape[1], m_p.dtype)  # [B, F, P]
-            m_p, logs_p = _expand(aligned, m_p), _expand(aligned, logs_p)
+            m_p, logs_p = expand(aligned, m_p), expand(aligned, logs_p)
         return Alignment(x, taken, z_p, m_p, logs_p)
 
     def duration_nll(
@@ -207,7 +207,7 @@ class Synthesizer(nnx.Module):
         frames = jnp.maximum(jnp.sum(text.durations, axis=1), 1)
         mask = length_mask(frames, n_frames, text.m_p.dtype)
         aligned = spread(text.durations, n_frames, text.m_p.dtype)  # [B, F, P]
-        m_p, logs_p = _expand(aligned, text.m_p), _expand(aligned, text.logs_p)
+        m_p, logs_p = expand(aligned, text.m_p), expand(aligned, text.logs_p)
         noise = random.normal("prior", m_p.shape[1:], m_p.dtype)
         z_p = m_p + noise * jnp.exp(logs_p) * noise_scale
         z = self.flow(z_p, mask, g, reverse=True)
@@ -237,7 +237,7 @@ class Synthesizer(nnx.Module):
         return self.dec(z * mask, target, mask if alone else None)
 
 
-def _expand(aligned: jax.Array, values: jax.Array) -> jax.Array:
+def expand(aligned: jax.Array, values: jax.Array) -> jax.Array:
     """Values per phoneme ``[B, P, C]`` to values per frame ``[B, F, C]``."""
     # A selection must not round: full precision, whatever the accelerator's default.
     return jnp.einsum("bfp,bpc->bfc", aligned, values, precision=lax.Precision.HIGHEST)

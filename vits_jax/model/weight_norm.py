@@ -56,6 +56,12 @@ def fold(parameters: Parameters, dtype: DTypeLike, rows: int | None = None) -> P
     return folded if rows is None or not forms().few_sums else _by_row(folded, rows)
 
 
+def folded_name(name: str) -> str:
+    """What a parameter is part of in a network that is folded."""
+    normed = name.endswith(("weight_g", "weight_v"))
+    return name[: -len("_v")] if normed else name
+
+
 def _by_row(parameters: Parameters, rows: int) -> Parameters:
     """All vectors copied together: their gradients are then summed over the rows together."""
     vectors = [n for n in parameters if n.endswith((".bias", ".gamma", ".beta"))]

@@ -11,9 +11,9 @@ from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.buckets import Bucket
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
+from vits_jax.training import schedule
 from vits_jax.training.evaluation import Evaluator, due
 from vits_jax.training.mesh import abstract_batch, abstract_copy, abstract_rates
-from vits_jax.training.schedule import learning_rates
 
 
 def compile_ahead(
@@ -35,7 +35,7 @@ def compile_ahead(
     """
     abstract_state, rates = (
         abstract_copy(state, mesh),
-        abstract_rates(learning_rates(config, 0), mesh),
+        abstract_rates(schedule.rates(config, 0, 0), mesh),
     )
 
     def ask(bucket: Bucket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from jax.sharding import Mesh
 
@@ -12,9 +13,10 @@ from vits_jax.data.batching.batches import Plan
 from vits_jax.data.manifest import Dataset
 from vits_jax.data.split import Split
 from vits_jax.data.unusable import describe
+from vits_jax.model.networks import parameter_shapes
+from vits_jax.model.parts import frozen, rates_of
 from vits_jax.model.precision import chosen
 from vits_jax.state import Position
-from vits_jax.training.parts import rates_of
 from vits_jax.training.start import Start
 from vits_jax.training.stopping import Reason
 
@@ -44,6 +46,15 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
     for part, factor in rates_of(config).items():
         how = f"learning rate x {factor:g}" if factor else "stays as it is"
         _LOGGER.info("%s: %s", part, how)
+    for network, names in frozen(config).items():
+        if names:
+            own = parameter_shapes(config)[network]
+            numbers = sum(math.prod(own[name]) for name in names)
+            _LOGGER.info(
+                "%s: %d of %d tensors do not learn (--freeze %s): %.2f M numbers",
+                *(network, len(names), len(own), ",".join(config.optimizer.freeze)),
+                numbers / 1e6,
+            )
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""
     keep = Keep.of(run)

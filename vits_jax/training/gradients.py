@@ -87,5 +87,5 @@ def summed(parts: Sequence[Parameters], axis: str) -> tuple[list[Parameters], ja
             first = i if name == _VECTOR else found.setdefault(name, i)
             own[first][name] = own[first][name] + piece if name in own[first] else piece
     own = lax.psum(own, axis)
-    norm = jnp.sqrt(total(jnp.sum(piece * piece) for pieces in own for piece in pieces.values()))
-    return own, norm
+    squares = [jnp.sum(piece * piece) for pieces in own for piece in pieces.values()]
+    return own, jnp.sqrt(total(squares or [jnp.zeros(())]))  # of none, where all is frozen

@@ -22,6 +22,7 @@ from vits_jax.training.ahead import compile_ahead
 from vits_jax.training.announcements import announce, conclude, warn_if_over
 from vits_jax.training.evaluation import Pace, due
 from vits_jax.training.feeding import Feeder
+from vits_jax.training.fitting import fitted
 from vits_jax.training.judging import Judging
 from vits_jax.training.maintenance import heeded
 from vits_jax.training.mesh import put_copies, replicated
@@ -123,13 +124,19 @@ def _train(
     # State
     advice = "use a smaller --quality, or a device with more memory"
     with device_memory.explained(lambda: ("the state of model and optimizers", None), advice):
-        state = start.state(config, mesh)
+        state = start.state(
+            config,
+            mesh,
+            lambda params: fitted(config, params, dataset, plan, lambda: stop.here),
+        )
     timeline.done("state")
 
     # Loop
     step, epoch, batch = first.step, first.epoch, first.batch
     warn_if_over(start, first, end)
     pending, skipped = Pending(), Skipped(run.max_skipped_updates, dataset)
+    rates: schedule.Rates = {}
+    rates_on_devices: schedule.Rates = {}
     pace = Pace(run.check_val_every_n_epoch, processes)
     judging = (
         Judging(run_dir, config, dataset, prepared.parts.test, end)
@@ -167,8 +174,6 @@ def _train(
             return stop.here or compiler.failure is not None
 
         while not ending():
-            rates = schedule.learning_rates(config, epoch - start.decay_from)
-            rates_on_devices = put_copies(rates, replicated(mesh))
             planned = plan.epoch(epoch)
             for bucket, on_devices in itertools.islice(feed, per_epoch - batch):
                 is_first = step == first.step
@@ -180,6 +185,9 @@ def _train(
                 if is_first:
                     timeline.done("compiling")
                 output.progress.other(train_step.seconds - compiling)
+                now = schedule.rates(config, epoch - start.decay_from, step)
+                if now != rates:
+                    rates, rates_on_devices = now, put_copies(now, replicated(mesh))
                 output.profiler.begin()
                 with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                     state, metrics = train_step(bucket.shape, state, on_devices, rates_on_devices)

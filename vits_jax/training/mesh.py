@@ -158,7 +158,7 @@ def abstract_copy(arrays: Any, mesh: Mesh) -> Any:
 
 
 def abstract_rates(rates: Any, mesh: Mesh) -> Any:
-    """Learning rates (`schedule.learning_rates`)."""
+    """Learning rates (`schedule.rates`)."""
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     return jax.tree.map(lambda _: rate, rates)
 

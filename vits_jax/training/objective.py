@@ -23,18 +23,21 @@ from jax import lax
 
 from vits_jax.config import Config
 from vits_jax.model.audio import dequantise, mel_from_spectrogram, mel_spectrogram, spectrogram
+from vits_jax.model.discriminator import Features
 from vits_jax.model.networks import GENERATOR, Networks, apart, judges_of
 from vits_jax.model.parameters import Parameters, bind
+from vits_jax.model.parts import frozen
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import Randomness
 from vits_jax.model.synthesizer import Posterior, cut
-from vits_jax.model.weight_norm import fold
+from vits_jax.model.weight_norm import fold, folded_name
 from vits_jax.training import losses
 from vits_jax.training.adversarial import Adversarial, halves
 from vits_jax.training.losses import Rows
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Factors = dict[str, jax.Array]  # [] each, of weights of losses; of others it is 1
 
 # What names of the generator's parameters begin with.
 _DECODER, _PREDICTOR, _POSTERIOR, _SPEAKERS = "dec.", "dp.", "enc_q.", "emb_g."
@@ -128,29 +131,38 @@ class Objective(NamedTuple):
         return grads, added(added(metrics, dur), more)
 
     def encode(
-        self, params: Parameters, batch: Batch, rows: Rows, random: Randomness
+        self,
+        params: Parameters,
+        batch: Batch,
+        rows: Rows,
+        random: Randomness,
+        factors: Factors | None = None,
     ) -> tuple[Segment, Aligned, Encoded, Metrics]:
         """Text and recordings of the batch's shape, their loss; arguments as of `gradients`.
 
         Args:
             params: `encoders` of the generator's.
+            factors: "kl", of the weight of the divergence.
         """
-        weights = self.config.optimizer
+        c_kl = _weight(self.config.optimizer.c_kl, factors, "kl")
         folded = fold(params, self.precision.compute, rows=batch["weight"].shape[0])
         of_posterior = (_POSTERIOR, _SPEAKERS)
-        own = {name: p for name, p in folded.items() if name.startswith(of_posterior)}
-        rest = {name: p for name, p in folded.items() if not name.startswith(_POSTERIOR)}
+        moving = self._moving(params)
+        fixed = {name: p for name, p in folded.items() if name not in moving}
+        own = {name: folded[name] for name in moving if name.startswith(of_posterior)}
+        rest = {name: folded[name] for name in moving if not name.startswith(_POSTERIOR)}
         audio, spec = self._recordings(batch)
 
         def posterior(params: Parameters) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-            z, logs_q, y_mask = self._posterior(params, batch, spec, random)
+            z, logs_q, y_mask = self._posterior(fixed | params, batch, spec, random)
             return (z, logs_q), y_mask
 
         def divergence(
             params: Parameters, z: jax.Array, logs_q: jax.Array
         ) -> tuple[jax.Array, tuple[jax.Array, Aligned]]:
-            kl, aligned = self._align(params, batch, Posterior(z, logs_q, y_mask), rows, random)
-            return weights.c_kl * kl, (kl, aligned)
+            both = fixed | params
+            kl, aligned = self._align(both, batch, Posterior(z, logs_q, y_mask), rows, random)
+            return c_kl * kl, (kl, aligned)
 
         (z, logs_q), pull_back, y_mask = jax.vjp(posterior, own, has_aux=True)
         taken = jax.value_and_grad(divergence, (0, 1, 2), has_aux=True)(rest, z, logs_q)
@@ -169,7 +181,7 @@ class Objective(NamedTuple):
             aligned: as `encode` gives it.
             rows, random: as of `gradients`.
         """
-        own = {n: p for n, p in params.items() if n.startswith(_PREDICTOR)}
+        own = {n: p for n, p in self._learning(params).items() if n.startswith(_PREDICTOR)}
 
         def loss(own: Parameters) -> tuple[jax.Array, Metrics]:
             metrics = self.predict_losses(params | own, aligned, rows, random)
@@ -178,7 +190,12 @@ class Objective(NamedTuple):
         return jax.grad(loss, has_aux=True)(own)
 
     def generate(
-        self, params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows
+        self,
+        params_g: Parameters,
+        params_d: Parameters,
+        segment: Segment,
+        rows: Rows,
+        factors: Factors | None = None,
     ) -> tuple[jax.Array, dict[str, Parameters], Metrics]:
         """Segments of audio, and both networks' losses of them.
 
@@ -187,6 +204,7 @@ class Objective(NamedTuple):
             params_d: the discriminators' (`judges_of`).
             segment: as `encode` gives it.
             rows: as of `gradients`.
+            factors: "adversarial", of what the discriminators say to the generator.
 
         Returns:
             The gradient to `Segment.z`, those to the parameters by network, the losses.
@@ -196,13 +214,15 @@ class Objective(NamedTuple):
         def generator(
             params: Parameters, z: jax.Array
         ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-            audio, mel = self._audio(params, segment._replace(z=z), rows)
+            audio, mel = self._audio(params_g | params, segment._replace(z=z), rows)
             return (weights.c_mel * mel, audio), mel
 
-        (own, audio), pull_back, mel = jax.vjp(generator, params_g, segment.z, has_aux=True)
+        (own, audio), pull_back, mel = jax.vjp(
+            generator, self._learning(params_g), segment.z, has_aux=True
+        )
 
         def discriminator(parameters: Parameters) -> tuple[jax.Array, tuple[Any, ...]]:
-            judges = bind(self.networks.discriminator, fold(parameters, compute))
+            judges = bind(self.networks.discriminator, fold(params_d | parameters, compute))
             heard = segment.real, lax.stop_gradient(audio)
             features, saved = judges.forward(*heard, compute)
             real, generated = halves(features)
@@ -211,14 +231,17 @@ class Objective(NamedTuple):
 
         (loss_d, (real, generated, saved, disc)), grads_d = jax.value_and_grad(
             discriminator, has_aux=True
-        )(params_d)
-        (adversarial, terms), to_features = jax.value_and_grad(
-            self._adversarial.of_generator, has_aux=True
-        )(generated, real, rows)
+        )(self._learning(params_d, judges=True))
+
+        def adversarial(generated: list[Features]) -> tuple[jax.Array, Metrics]:
+            loss, terms = self._adversarial.of_generator(generated, real, rows)
+            return _weight(loss, factors, "adversarial"), terms
+
+        (loss, terms), to_features = jax.value_and_grad(adversarial, has_aux=True)(generated)
         judges = bind(self.networks.discriminator, fold(params_d, compute))
         to_audio = judges.pull_back(saved, generated, to_features, audio, compute)
         grads_g, to_z = pull_back((jnp.ones_like(own), to_audio))
-        totals = {"loss_g": own + adversarial, "loss_d": loss_d, "mel": mel}
+        totals = {"loss_g": own + loss, "loss_d": loss_d, "mel": mel}
         return to_z, {GENERATOR: grads_g, **apart(grads_d)}, totals | terms | disc
 
     def finish(self, params: Parameters, encoded: Encoded, to_segment: jax.Array) -> Parameters:
@@ -235,10 +258,13 @@ class Objective(NamedTuple):
             to_z = to_z + whole(jnp.zeros_like(to_z), to_segment, encoded.start, 0)
         (own,) = encoded.pull_back((to_z, encoded.to_logs_q))
 
-        def folded(params: Parameters) -> Parameters:
-            return fold(params, self.precision.compute, rows=rows)
+        moving = self._moving(params)
 
-        _, unfold = jax.vjp(folded, params)
+        def folded(learning: Parameters) -> Parameters:
+            whole = fold(params | learning, self.precision.compute, rows=rows)
+            return {name: whole[name] for name in moving}
+
+        _, unfold = jax.vjp(folded, self._learning(params))
         (grads,) = unfold(added(own, encoded.grads))
         return grads
 
@@ -277,6 +303,17 @@ class Objective(NamedTuple):
         adversarial, terms = self._adversarial.of_generator(generated, real, rows)
         totals = {"loss_g": weights.c_mel * mel + adversarial, "loss_d": loss_d, "mel": mel}
         return totals | terms | disc
+
+    def _learning(self, params: Parameters, judges: bool = False) -> Parameters:
+        """Those that are not frozen, of the generator or of all `judges`."""
+        networks = frozen(self.config)
+        held = judges_of({n: dict.fromkeys(own) for n, own in networks.items()})
+        none = held if judges else networks[GENERATOR]
+        return {name: p for name, p in params.items() if name not in none}
+
+    def _moving(self, params: Parameters) -> list[str]:
+        """Of the generator's `params`, folded (`weight_norm.fold`), what is not frozen."""
+        return list(dict.fromkeys(folded_name(name) for name in self._learning(params)))
 
     @property
     def _adversarial(self) -> Adversarial:
@@ -347,6 +384,10 @@ class Objective(NamedTuple):
 
     def _frames(self, batch: Batch) -> jax.Array:
         return batch["audio_lengths"] // self.config.audio.hop_length
+
+
+def _weight(weight: Any, factors: Factors | None, name: str) -> Any:
+    return weight * factors[name] if factors and name in factors else weight
 
 
 def added(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -21,6 +21,7 @@ from vits_jax.data.manifest import Dataset, load_dataset
 from vits_jax.data.remote import local_view
 from vits_jax.data.split import Split, split
 from vits_jax.data.voice_config import read_config
+from vits_jax.model.parts import check_frozen, check_parts, rates_of
 from vits_jax.programs import Programs
 from vits_jax.training.evaluation import Evaluator
 from vits_jax.training.examples import SpokenExamples
@@ -28,7 +29,6 @@ from vits_jax.training.feeding import Feeder, corpus_on_devices
 from vits_jax.training.gains import Gains
 from vits_jax.training.memory import StepMemory
 from vits_jax.training.mesh import check_batch_size, make_mesh
-from vits_jax.training.parts import parts_by_tensor
 from vits_jax.training.processes import ALONE, Processes
 from vits_jax.training.recordings import Recordings
 from vits_jax.training.start import Start, find_start
@@ -131,7 +131,8 @@ def prepare(
     # Place
     raw = dataset.config.raw
     config, start = find_start(config, run_dir, planner, raw, given, looking=looking)
-    parts_by_tensor(config)  # which says what is none
+    check_parts(config, rates_of(config), "--part-rates")
+    check_frozen(config)
     per_epoch, identity = planner.batches_per_epoch(start.plan), planner.identity(start.plan)
     timeline.done("data")
     return Prepared(config, mesh, dataset, parts, start, per_epoch, identity)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 from vits_jax.config import Config, RunConfig
+from vits_jax.learning_rates import learning_rates, risen
+from vits_jax.model.parts import rates_of
 from vits_jax.state import Position
-from vits_jax.training.parts import rates_of
+from vits_jax.training import recovery
+
+Rates = dict[str, Any]
 
 DEFAULT_MAX_EPOCHS = 1000  # Lightning's
 OF_NETWORKS = ("learning_rate", "learning_rate_d")
@@ -34,16 +39,27 @@ def last_step(run: RunConfig, position: Position, per_epoch: int) -> float:
     )
 
 
-def learning_rates(config: Config, epochs: int) -> dict[str, Any]:
-    """Both networks' rates after so many epochs, of which each decays them once.
+def rates(config: Config, epochs: int, step: int) -> Rates:
+    """What the step after `step` others goes by.
 
-    And ``parts``, factors of them by part, where parts have their own (``--part-rates``).
+    Both networks' learning rates. Where parts have their own (``--part-rates``), ``parts``:
+    factors of them, by part; while a voice recovers, ``recovery``: factors besides. Where some
+    are not as they are always, ``weights``: factors of losses, by loss.
+
+    Args:
+        config: of the run.
+        epochs: that decay the learning rates.
+        step: updates done.
     """
-    o = config.optimizer
-    rates = {
-        "learning_rate": o.learning_rate * o.lr_decay**epochs,
-        "learning_rate_d": o.learning_rate_d * o.lr_decay_d**epochs,
-    }
-    of_networks = {name: np.float32(rate) for name, rate in rates.items()}
-    of_parts = {part: np.float32(factor) for part, factor in rates_of(config).items()}
-    return {**of_networks, **({"parts": of_parts} if of_parts else {})}
+    found: Rates = dict(zip(OF_NETWORKS, learning_rates(config, epochs, step)))
+    if parts := rates_of(config):
+        found["parts"] = parts
+    weights = {}
+    if steps := config.optimizer.kl_annealing_steps:
+        weights["kl"] = risen(step, steps)
+    if config.optimizer.recover_steps:
+        found["recovery"] = recovery.factors(config, step)
+        weights["adversarial"] = recovery.adversarial(config, step)
+    if weights:
+        found["weights"] = weights
+    return jax.tree.map(np.float32, found)

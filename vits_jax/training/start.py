@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,18 @@ from vits_jax.config_checks import CHECKPOINT_FLAGS
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.planning import Planner
 from vits_jax.errors import UserError
+from vits_jax.learning_rates import decayed
 from vits_jax.model.networks import MULTI_RESOLUTION, multi_resolution_shapes, parameter_shapes
+from vits_jax.model.parameters import Parameters
 from vits_jax.state import Position, TrainState, abstract_state, begin_averages, create_state
+from vits_jax.training import recovery
 from vits_jax.training.mesh import formats, of_this_process, processes_of, put_copies, replicated
 
 _LOGGER = logging.getLogger(__name__)
 
-_SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d")
+Fit = Callable[[dict[str, Parameters]], dict[str, Parameters]]
+
+_SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d", "lr_schedule")
 # What may be different when a run is continued: its length, its devices, the learning
 # rates, where the corpus is, what is logged and kept. A dataset may lie elsewhere: its content
 # is compared.
@@ -35,7 +40,8 @@ MAY_CHANGE = frozenset(
         *("max_epochs", "max_steps", "max_time", "fast_dev_run"),
         *("devices", "accelerator", "precision", "coordinator", "num_nodes", "node_rank"),
         *_SCHEDULE,
-        *("ema_decay", "part_rates", "data_on_device"),
+        *("ema_decay", "part_rates", "freeze", "data_on_device"),
+        *("warmup_steps", "kl_annealing_steps", "recover", "recover_steps"),
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("logger", "metrics_every", "metric", "stop_when", "price"),
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
@@ -64,9 +70,17 @@ class Start:
     transfer: Transfer | None = None
     decay_from: int = 0
 
-    def state(self, config: Config, mesh: Mesh) -> TrainState:
-        """Fresh, or from the checkpoint; a copy on every device (`mesh.formats`)."""
+    def state(self, config: Config, mesh: Mesh, fit: Fit = lambda params: params) -> TrainState:
+        """Fresh, or from the checkpoint; a copy on every device (`mesh.formats`).
+
+        Args:
+            config: of the run.
+            mesh: the devices.
+            fit: what the checkpoint lacks to what it has, before the first step of a recovery.
+        """
         state = self._state(config, mesh)
+        if config.optimizer.recover_steps and not self.position.step:
+            state = state.replace(params=fit(state.params), averages={})
         if config.optimizer.ema_decay and not state.averages:
             if self._goes_on:
                 _LOGGER.info("averages of the weights begin at step %d", self.position.step)
@@ -144,7 +158,7 @@ def find_start(
             _LOGGER.info("%s has a checkpoint: it beats --%s", run_dir, name)
         return _continue(config, run_dir, planner, given, looking)
     if not named:
-        return config, Start(planner.new())
+        return config.replaced({"recover_steps": 0}), Start(planner.new())
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
     if named[0] == "resume_from_checkpoint":
         return _resume(config, source, planner, dataset, given)
@@ -155,6 +169,7 @@ def find_start(
         only = VOCODER if named[0] == "vocoder_warmstart_ckpt" else ()
         transfer = warm_start(source, target, dataset, only)
     transfer.log(f"--{named[0]}", source)
+    config = config.replaced({"recover_steps": recovery.steps(config, transfer)})
     return config, Start(planner.new(), source=source, transfer=transfer)
 
 
@@ -213,7 +228,8 @@ def _resume(
     optimizer, decay_from = theirs.optimizer, metadata.decay_from
     if given is not None and not given.isdisjoint(_SCHEDULE):
         # What the user says of the rates counts from here on, from the rates there are.
-        rate, rate_d = metadata.learning_rates()
+        epochs = metadata.position.epoch - metadata.decay_from
+        rate, rate_d = decayed(optimizer, epochs)
         optimizer = dataclasses.replace(optimizer, learning_rate=rate, learning_rate_d=rate_d)
         decay_from = metadata.position.epoch
     config = _with_optimizer(config, optimizer, given)

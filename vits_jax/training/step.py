@@ -25,10 +25,11 @@ from vits_jax.composed import Call, Composed, Function, of_nothing, of_rows, of_
 from vits_jax.config import Config
 from vits_jax.model.networks import GENERATOR, apart, judges_of
 from vits_jax.model.parameters import Parameters
+from vits_jax.model.parts import frozen, parts_by_tensor, rates_of
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import RowRandomness, row_keys
 from vits_jax.state import TrainState, abstract_state
-from vits_jax.training import optimizer
+from vits_jax.training import optimizer, recovery
 from vits_jax.training.devices import Devices, stacked, unstacked
 from vits_jax.training.gradients import parted, summed
 from vits_jax.training.losses import Rows, count_rows
@@ -38,6 +39,7 @@ from vits_jax.training.objective import (
     Aligned,
     Batch,
     Encoded,
+    Factors,
     Metrics,
     Objective,
     Segment,
@@ -46,9 +48,7 @@ from vits_jax.training.objective import (
     encoders,
     predictor,
 )
-from vits_jax.training.parts import parts_by_tensor
-
-Rates = dict[str, Any]  # learning rates [], by network, and "parts": factors of them [], by part
+from vits_jax.training.schedule import Rates
 
 VALIDATION_STEP = 2**31 - 1  # a step that no run reaches: validation's own random numbers
 
@@ -72,8 +72,8 @@ _PART: Any = Part(*cast(Any, (_OWN, _ROWS, _OWN)))
 def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = None) -> Composed:
     """``step(state, batch, rates) -> state, metrics``; the old state is donated.
 
-    ``batch`` is laid out in rows over the mesh, the rest is replicated. ``rates`` holds
-    ``learning_rate`` and ``learning_rate_d``, float32 ``[]``. Metrics are the batch's means:
+    ``batch`` is laid out in rows over the mesh, the rest is replicated. ``rates`` are
+    `schedule.rates`, float32 ``[]`` each. Metrics are the batch's means:
     ``mel`` and ``kl`` unweighted, ``fm`` with its weight, as Piper logs them, and both gradient
     norms, before they are clipped. Where one of them is not finite, only ``step`` changes in the
     state, and ``skipped`` is 1.
@@ -89,9 +89,10 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
     def rows(step: jax.Array, batch: Batch) -> tuple[Part, ...]:
         return _parts(objective, batch, step, 0)
 
-    def encode(params: Parameters, part: Part) -> Any:
+    def encode(params: Parameters, part: Part, weights: Factors) -> Any:
         random = RowRandomness(part.keys, dropout=True)
-        segment, aligned, *rest = objective.encode(params, part.batch, part.rows, random)
+        found = objective.encode(params, part.batch, part.rows, random, weights)
+        segment, aligned, *rest = found
         return segment, aligned, *map(stacked, rest)
 
     def predict(params: Parameters, aligned: Aligned, rows: Rows, keys: jax.Array) -> Any:
@@ -99,8 +100,14 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
         grads, losses = objective.predict(params, aligned, rows, random)
         return on.handed_on(grads), stacked(losses)
 
-    def generate(params_g: Parameters, params_d: Parameters, segment: Segment, rows: Rows) -> Any:
-        to_segment, grads, losses = objective.generate(params_g, params_d, segment, rows)
+    def generate(
+        params_g: Parameters,
+        params_d: Parameters,
+        segment: Segment,
+        rows: Rows,
+        weights: Factors,
+    ) -> Any:
+        to_segment, grads, losses = objective.generate(params_g, params_d, segment, rows, weights)
         handed_on = on.handed_on(grads[GENERATOR]), on.handed_on(judges_of(grads))
         return to_segment, *handed_on, stacked(losses)
 
@@ -112,16 +119,18 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
 
     shapes = abstract_state(config)
     generator, judges = shapes.params[GENERATOR], judges_of(shapes.params)
-    parts = [of(generator) for of in _PARTS]
-    own, own_predictor, own_decoder = (on.held(part) for part in parts)
+    own, own_predictor, own_decoder = (on.held(of(generator)) for of in _PARTS)
+    learning = _learning(config, shapes.params)
+    parts = [of(learning[GENERATOR]) for of in _PARTS]
     parts[1] = {n: p for n, p in parts[1].items() if not n.startswith(SHARED)}  # not trained there
     to_own, to_predictor, to_decoder = (on.gradients(part) for part in parts)
-    to_judges, held = on.gradients(judges), on.held(shapes)
+    to_judges, held = on.gradients(judges_of(learning)), on.held(shapes)
     taken = _Taken([to_own, to_predictor, to_decoder], to_judges, on(_OWN))
     functions = {
         "rows": Function(on.each(rows, (_SHARED, _OWN), _parts_of(config)), of_shape),
         "encode": Function(
-            on.each(encode, (_SHARED, _PART), _OWN, inputs=(own, on(_PART))), of_shape
+            on.each(encode, (_SHARED, _PART, _SHARED), _OWN, inputs=(own, on(_PART), on(_SHARED))),
+            of_shape,
         ),
         "predict": Function(
             on.each(
@@ -136,9 +145,9 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
         "generate": Function(
             on.each(
                 generate,
-                (_SHARED, _SHARED, _OWN, _ROWS),
+                (_SHARED, _SHARED, _OWN, _ROWS, _SHARED),
                 _OWN,
-                inputs=(own_decoder, on.held(judges), on(_OWN), on(_ROWS)),
+                inputs=(own_decoder, on.held(judges), on(_OWN), on(_ROWS), on(_SHARED)),
                 outputs=(on(_OWN), to_decoder, to_judges, on(_OWN)),
             ),
             of_rows,
@@ -172,12 +181,13 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
     ) -> tuple[TrainState, Metrics]:
         params_g, params_d = state.params[GENERATOR], judges_of(state.params)
         own, own_predictor, own_decoder = (of(params_g) for of in _PARTS)
+        weights = rates.get("weights", {})
         total: _Taken | None = None
         for part in call("rows", state.step, batch):
-            segment, aligned, encoded, kl = call("encode", own, part)
+            segment, aligned, encoded, kl = call("encode", own, part, weights)
             to_predictor, dur = call("predict", own_predictor, aligned, part.rows, part.keys)
             to_segment, to_decoder, to_judges, losses = call(
-                "generate", own_decoder, params_d, segment, part.rows
+                "generate", own_decoder, params_d, segment, part.rows, weights
             )
             to_own = call("finish", own, encoded, to_segment)
             taken = _Taken([to_own, to_predictor, to_decoder], to_judges, [kl, dur, losses])
@@ -282,10 +292,10 @@ def _updated(
     """On one device. `platform` decides how the program is put together, no number."""
     metrics = lax.psum(functools.reduce(added, taken.losses), AXIS)
     o, grads = config.optimizer, []
-    params_g = state.params[GENERATOR]
+    learning = _learning(config, state.params)
     for name, parts, like in (
-        ("grad_norm_g", taken.generator, [of(params_g) for of in _PARTS]),
-        ("grad_norm_d", [taken.judges], [judges_of(state.params)]),
+        ("grad_norm_g", taken.generator, [of(learning[GENERATOR]) for of in _PARTS]),
+        ("grad_norm_d", [taken.judges], [judges_of(learning)]),
     ):
         reduce = outlined(functools.partial(summed, axis=AXIS), platform)
         sums, metrics[name] = reduce(parts)
@@ -299,7 +309,10 @@ def _updated(
     to_params = {GENERATOR: grads[0], **apart(grads[1])}
     params, optimizers = {}, {}
     factors = _factors(config, rates)
-    for network in to_params:
+    for network in state.params:
+        if not learning[network]:
+            params[network], optimizers[network] = state.params[network], state.optimizer[network]
+            continue
         of_generator = network == GENERATOR
         rate = rates["learning_rate" if of_generator else "learning_rate_d"]
         betas = o.betas if of_generator else o.betas_d
@@ -307,14 +320,15 @@ def _updated(
             optimizer.update, betas=betas, eps=o.eps, weight_decay=o.weight_decay
         )
         with jax.named_scope(f"optimizer_{network}"):
-            params[network], optimizers[network] = outlined(update, platform)(
-                state.params[network],
+            moved, optimizers[network] = outlined(update, platform)(
+                learning[network],
                 to_params[network],
                 state.optimizer[network],
                 learning_rate=rate,
                 apply=finite,
                 factors=factors.get(network),
             )
+            params[network] = state.params[network] | moved
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
     state = state.replace(step=state.step + 1, params=params, optimizer=optimizers)
     if o.ema_decay:
@@ -325,15 +339,28 @@ def _updated(
     return state, metrics
 
 
+def _learning(config: Config, params: dict[str, Parameters]) -> dict[str, Parameters]:
+    """By network, what is not frozen."""
+    none = frozen(config)
+    return {
+        network: {name: p for name, p in own.items() if name not in none[network]}
+        for network, own in params.items()
+    }
+
+
 def _factors(config: Config, rates: Rates) -> dict[str, Parameters]:
     """Of the learning rate, by network and tensor, of those that have one."""
-    of_part = rates.get("parts", {})
-    if not of_part:
-        return {}
-    return {
-        network: {name: of_part[part] for name, part in own.items()}
-        for network, own in parts_by_tensor(config).items()
-    }
+    found: dict[str, Parameters] = {}
+    # A tree's keys come sorted: in which order parts are named, the configuration knows.
+    for kind, parts in (("parts", tuple(rates_of(config))), ("recovery", recovery.PARTS)):
+        of_part = rates.get(kind)
+        if of_part is None:
+            continue
+        for network, own in parts_by_tensor(config, parts).items():
+            factors = found.setdefault(network, {})
+            for name, part in own.items():
+                factors[name] = factors[name] * of_part[part] if name in factors else of_part[part]
+    return found
 
 
 def _parts_of(config: Config) -> tuple[Any, ...]:

@@ -103,7 +103,11 @@ def _optimizer_state(
         }
 
     return {
-        "state": {i: entry(*name) for i, name in enumerate(names)},
+        "state": {
+            i: entry(network, name)
+            for i, (network, name) in enumerate(names)
+            if name in state.optimizer[network]["mu"]  # PyTorch has none of what it never updated
+        },
         "param_groups": [
             {
                 "lr": current,

@@ -1,0 +1,83 @@
+"""Parts of a model by the names that users know them by: how fast each learns, or not at all.
+
+A part is a name of `PARTS` (Piper's; all discriminators are one), or a pattern of tensor names
+such as ``dec.ups.*`` (`fnmatch`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from vits_jax.config import Config
+from vits_jax.errors import UserError
+from vits_jax.model.networks import GENERATOR, parameter_shapes
+
+DISCRIMINATORS = "discriminators"
+PARTS = ("enc_p", "enc_q", "flow", "dp", "dec", "emb_g", DISCRIMINATORS)
+
+
+def rates_of(config: Config) -> dict[str, float]:
+    """By part, the factor of its learning rate (``--part-rates``)."""
+    pairs = (word.rpartition("=") for word in config.optimizer.part_rates)
+    return {part.strip(): float(factor) for part, _, factor in pairs}
+
+
+@functools.lru_cache(maxsize=16)
+def frozen(config: Config) -> Mapping[str, frozenset[str]]:
+    """By network, the tensors that do not learn (``--freeze``): no gradients, no moments."""
+    found = parts_by_tensor(config, config.optimizer.freeze)
+    return {network: frozenset(found.get(network, ())) for network in parameter_shapes(config)}
+
+
+def check_frozen(config: Config) -> None:
+    """Raise `UserError` where ``--freeze`` names no part of this model, or all of the generator."""
+    check_parts(config, config.optimizer.freeze, "--freeze")
+    if frozen(config)[GENERATOR] == parameter_shapes(config)[GENERATOR].keys():
+        raise UserError(
+            f"--freeze {','.join(config.optimizer.freeze)}: that is all of the generator: "
+            "expected something left to learn"
+        )
+
+
+def parts_by_tensor(config: Config, parts: Iterable[str]) -> dict[str, dict[str, str]]:
+    """``{network: {tensor: part}}`` of what is in one of some parts; the last one named wins."""
+    found: dict[str, dict[str, str]] = {}
+    for part in parts:
+        for network, shapes in parameter_shapes(config).items():
+            own = dict.fromkeys(_matching(part, network, shapes), part)
+            found.setdefault(network, {}).update(own)
+    return found
+
+
+def check_parts(config: Config, parts: Iterable[str], flag: str) -> None:
+    """Raise `UserError` for the first that is none of this model's.
+
+    Args:
+        config: of the model.
+        parts: names.
+        flag: that named them.
+    """
+    for part in parts:
+        shapes = parameter_shapes(config)
+        if not any(_matching(part, network, own) for network, own in shapes.items()):
+            close = difflib.get_close_matches(part, PARTS, 1)
+            meant = (
+                f"did you mean {close[0]}?" if close else "a pattern of tensor names may end in *"
+            )
+            raise UserError(
+                f"{flag} {part}: this model has no such part: expected one of "
+                f"{', '.join(PARTS)}, or tensors' names ({meant})"
+            )
+
+
+def _matching(part: str, network: str, names: Iterable[str]) -> list[str]:
+    if part in PARTS:
+        return [name for name in names if _part_of(network, name) == part]
+    return [name for name in names if fnmatchcase(name, part)]
+
+
+def _part_of(network: str, name: str) -> str:
+    return name.partition(".")[0] if network == GENERATOR else DISCRIMINATORS

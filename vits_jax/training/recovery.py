@@ -1,0 +1,74 @@
+"""How a voice begins again whose checkpoint lacks what training needs: what learns, when.
+
+A voice that was published is decoder, flow, text encoder and durations. What it lacks is drawn at
+random: the posterior encoder, the half of the duration predictor that training alone reads, the
+discriminators. Their gradients would tear the rest apart before they mean anything
+(docs/fine-tuning.md), so each part is let go of when those that it hears know enough:
+
+1. Before the first step the missing halves are fitted to the voice's own speech (`fitting`).
+2. A quarter of ``recover_steps``: they go on, on the recordings; discriminators learn to tell
+   these from what the decoder makes of them, and do not yet push.
+3. The decoder learns too; what the discriminators say counts more and more, wholly from the half.
+4. Text encoder, flow and durations follow after ``recover_steps``, more and more, within as many.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from vits_jax.checkpoints.source import UNHEARD
+from vits_jax.checkpoints.warm_start import Transfer, hears_speaker
+from vits_jax.config import Config
+from vits_jax.model.networks import DISCRIMINATOR, GENERATOR
+
+_LOGGER = logging.getLogger(__name__)
+
+STEPS = 400
+
+_LETS_GO = 0.25  # of the decoder, in `recover_steps`
+_WHOLLY = 0.5  # the discriminators count
+PARTS = ("enc_p", "flow", "dp", "dp.post_*", "dp.flows.1.*", "dec")
+"""Of which `factors` are, as `parts.parts_by_tensor` reads them."""
+
+
+def steps(config: Config, transfer: Transfer) -> int:
+    """``recover_steps`` of a run that begins so: 0 where there is nothing to learn first.
+
+    Args:
+        config: what was asked for.
+        transfer: what is taken of the checkpoint.
+    """
+    fresh = [name.partition(".") for name in transfer.fresh]
+    own = [name for network, _, name in fresh if network == GENERATOR]
+    missing = [name for name in own if name.startswith(UNHEARD)]
+    judges = any(network == DISCRIMINATOR for network, *_ in fresh)
+    others = {name for name in own if not hears_speaker(name)}.difference(missing)
+    asked = config.optimizer.recover_steps
+    wanted = STEPS if asked is None else asked
+    if config.run.recover == "off" or others or not (missing or judges) or not wanted:
+        return 0
+    lacks = ["the posterior encoder"] * bool(missing) + ["discriminators"] * judges
+    _LOGGER.info(
+        "--recover auto: the checkpoint lacks %s: %d steps of learning that before the rest",
+        *(" and ".join(lacks), wanted),
+    )
+    return wanted
+
+
+def factors(config: Config, step: int) -> dict[str, float]:
+    """Of the learning rate, by part; of others it is 1.
+
+    Args:
+        config: of the run.
+        step: updates done.
+    """
+    done = step / (config.optimizer.recover_steps or 1)
+    others = min(1.0, max(0.0, done - 1))
+    decoder = 0.0 if done < _LETS_GO else 1.0
+    return dict(zip(PARTS, (others, others, others, 1.0, 1.0, decoder)))
+
+
+def adversarial(config: Config, step: int) -> float:
+    """Of the weight of what the discriminators say to the generator."""
+    done = step / (config.optimizer.recover_steps or 1)
+    return min(1.0, max(0.0, (done - _LETS_GO) / (_WHOLLY - _LETS_GO)))
