@@ -92,6 +92,21 @@ def write_dataset(directory: Path, utterances: int = 14, speakers: int = 2) -> P
     return directory
 
 
+def write_uneven(directory: Path, sizes: list[int], names: list[str] | None = None) -> Path:
+    """The same, with so many utterances of each speaker, in turns while there are some."""
+    write_dataset(directory, sum(sizes), len(sizes))
+    turns = [i for turn in range(max(sizes)) for i, size in enumerate(sizes) if turn < size]
+    path = directory / "dataset.jsonl"
+    entries = map(json.loads, path.read_text().splitlines())
+    lines = [json.dumps(e | {"speaker_id": i}) for e, i in zip(entries, turns, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    if names is not None:
+        voice = json.loads((directory / "config.json").read_text())
+        voice["speaker_id_map"] = {name: i for i, name in enumerate(names)}
+        (directory / "config.json").write_text(json.dumps(voice))
+    return directory
+
+
 def flags(dataset: Path, run_dir: Path | str, **more: Any) -> list[str]:
     """Flags of a small run; keyword arguments are flags that win over it, None for not given."""
     config = dataset.parent / "small.yaml"

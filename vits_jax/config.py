@@ -163,6 +163,11 @@ class DataConfig:
     num_test_examples: int = _flag(5, "utterances held out and spoken after each validation")
     max_phoneme_ids: int | None = _flag(None, "leave out utterances with more phoneme ids")
     max_frames: int | None = _flag(None, "leave out utterances with more frames")
+    speaker_weights: str | None = _flag(
+        None,
+        "rows of each speaker in an epoch: uniform (all the same), sqrt (by the square root of "
+        "their utterances), or a YAML file of `name: weight` (default: each utterance once)",
+    )
     num_buckets: int = _flag(4, "most batch shapes to compile; more shapes waste less padding")
     data_on_device: bool = _flag(
         False, "keep the corpus in the memory of each device (160 MB an hour at 22050 Hz)"

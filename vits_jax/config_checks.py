@@ -243,6 +243,8 @@ def _data(data: DataConfig) -> Iterator[str]:
             "expected one of the two"
         )
     yield from _at_least(data, 0, "num_test_examples")
+    if data.speaker_weights == "":
+        yield _say("speaker_weights", "''", "uniform, sqrt or a file of weights")
     if not 0 <= data.validation_split < 1:
         yield _say("validation_split", data.validation_split, "from 0 to below 1")
 

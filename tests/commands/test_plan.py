@@ -12,7 +12,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from tests.runs import flags, stand_in, write_dataset
+from tests.runs import flags, stand_in, write_dataset, write_uneven
 from vits_jax.checkpoints import store
 from vits_jax.commands import plan, train
 from vits_jax.device_memory import gigabytes
@@ -85,6 +85,24 @@ def test_what_it_says_is_what_the_run_then_does(argv, cache, tmp_path: Path, cap
         for s in json.loads(figures.read_text())["shapes"]
     }
     assert after == dict(takes)
+
+
+@pytest.mark.parametrize(("weights", "rows"), [(None, [3, 20]), ("uniform", [12, 11])])
+def test_it_tells_the_rows_of_each_speaker(tmp_path, monkeypatch, capsys, weights, rows):
+    stand_in(monkeypatch)
+    dataset, figures = write_uneven(tmp_path / "data", [3, 20]), tmp_path / "plan.json"
+    all_of_it = {"validation_split": 0, "num_test_examples": 0}
+    argv = flags(dataset, tmp_path / "run", **all_of_it, speaker_weights=weights, max_epochs=1)
+    assert plan.main([*argv, "--json", str(figures)]) == 0
+    told = json.loads(figures.read_text())["speakers"]
+    assert told == [
+        {"speaker": "speaker 0", "utterances": 3, "rows": rows[0]},
+        {"speaker": "speaker 1", "utterances": 20, "rows": rows[1]},
+    ]
+    assert (
+        f"speakers: speaker 0 {rows[0]} rows of 3 utterances, "
+        f"speaker 1 {rows[1]} rows of 20 utterances\n"
+    ) in capsys.readouterr().out
 
 
 def test_a_run_that_would_continue(argv, tmp_path: Path, capsys):

@@ -155,9 +155,18 @@ def _shown(figures: dict[str, Any]) -> str:
         f"{100 * figures['phoneme_padding']:.1f} % of the phonemes",
         f"run: from step {figures['step']}, epoch {figures['epoch']}, "
         + ("without end" if end is None else f"to step {end}"),
+        *_of_speakers(figures["speakers"]),
         _of_shapes(figures),
     ]
     return "\n".join(lines)
+
+
+def _of_speakers(speakers: list[dict[str, Any]]) -> list[str]:
+    if len(speakers) == 1:
+        return []
+    from vits_jax.data.batching.speaker_weights import InAnEpoch, shown
+
+    return ["speakers: " + shown([InAnEpoch(**speaker) for speaker in speakers])]
 
 
 def _of_shapes(figures: dict[str, Any]) -> str:

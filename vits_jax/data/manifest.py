@@ -339,8 +339,8 @@ def _warn_of_absent_speakers(config: VoiceConfig, speaker_ids: np.ndarray) -> No
     if config.num_speakers == 1:
         return
     counts = np.bincount(speaker_ids, minlength=config.num_speakers)
-    names = {number: name for name, number in config.speaker_id_map.items()}
-    absent = [names.get(i, str(i)) for i in np.flatnonzero(counts == 0).tolist()]
+    names = config.speaker_names
+    absent = [names[i] for i in np.flatnonzero(counts == 0).tolist()]
     if absent:
         shown = ", ".join(absent[:10]) + (", …" if len(absent) > 10 else "")
         _LOGGER.warning(

@@ -23,6 +23,12 @@ class VoiceConfig:
     speaker_id_map: dict[str, int]
     raw: dict[str, Any]
 
+    @property
+    def speaker_names(self) -> list[str]:
+        """By id; the id itself where the map does not say."""
+        names = {number: name for name, number in self.speaker_id_map.items()}
+        return [names.get(speaker, str(speaker)) for speaker in range(self.num_speakers)]
+
 
 def read_config(dataset_dir: str | Path) -> VoiceConfig:
     """Read and check a prepared directory's ``config.json``.

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from vits_jax.checkpoints.saving import Keep
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan
+from vits_jax.data.batching.speaker_weights import shown, speakers_in_an_epoch
 from vits_jax.data.manifest import Dataset
 from vits_jax.data.split import Split
 from vits_jax.data.unusable import describe
@@ -43,6 +44,9 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
         *(plan.steps_per_epoch, len(plan.used_buckets), shapes),
         *(100 * plan.padding, 100 * plan.phoneme_padding),
     )
+    if config.data.speaker_weights is not None:
+        speakers = speakers_in_an_epoch(plan, dataset, parts.train)
+        _LOGGER.info("speakers in an epoch: %s", shown(speakers))
     for part, factor in rates_of(config).items():
         how = f"learning rate x {factor:g}" if factor else "stays as it is"
         _LOGGER.info("%s: %s", part, how)

@@ -15,6 +15,7 @@ from vits_jax.checkpoints.remote import place_of, pull
 from vits_jax.compilation import Remembered, keep, remembered
 from vits_jax.compiler import Compiler
 from vits_jax.config import Config
+from vits_jax.data.batching.speaker_weights import speakers_in_an_epoch
 from vits_jax.data.unusable import describe
 from vits_jax.model.precision import chosen
 from vits_jax.training import schedule
@@ -54,9 +55,11 @@ def figures(prepared: Prepared) -> dict[str, Any]:
 
     ``shapes`` are rows over all devices, phonemes and frames, with the batches of a whole epoch
     that have them; ``bytes`` is what the compiler said that a step takes of a device's memory,
-    None where it was not compiled yet. ``end`` is a step, None for a run without end.
+    None where it was not compiled yet. ``speakers`` are utterances to train on, and rows of a whole
+    epoch, of each. ``end`` is a step, None for a run without end.
     """
     config, mesh, plan, parts = prepared.config, prepared.mesh, prepared.plan, prepared.parts
+    speakers = speakers_in_an_epoch(plan, prepared.dataset, parts.train)
     device, first = mesh.devices.flat[0], prepared.start.position
     end = schedule.last_step(config.run, first, prepared.per_epoch)
     known = prepared.memory.known(prepared.shapes)
@@ -81,6 +84,7 @@ def figures(prepared: Prepared) -> dict[str, Any]:
             }
             for shape, count in zip(prepared.shapes, batches, strict=True)
         ],
+        "speakers": [speaker._asdict() for speaker in speakers],
         "padding": plan.padding,
         "phoneme_padding": plan.phoneme_padding,
         "batches_per_epoch": plan.steps_per_epoch,

@@ -33,8 +33,8 @@ Fit = Callable[[dict[str, Parameters]], dict[str, Parameters]]
 
 _SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d", "lr_schedule")
 # What may be different when a run is continued: its length, its devices, the learning
-# rates, where the corpus is, what is logged and kept. A dataset may lie elsewhere: its content
-# is compared.
+# rates, where the corpus is, what is logged and kept. A dataset, and a file of speakers' weights,
+# may lie elsewhere: what is in it is compared.
 MAY_CHANGE = frozenset(
     {
         *("max_epochs", "max_steps", "max_time", "fast_dev_run"),
@@ -47,7 +47,7 @@ MAY_CHANGE = frozenset(
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
         *("keep_newest", "keep_best", "keep_best_by", "keep_epochs"),
         *("strict", "max_skipped_updates"),
-        *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
+        *("run_dir", "default_root_dir", "dataset_dir", "speaker_weights", "voice_config"),
         *CHECKPOINT_FLAGS,
     }
 )
@@ -194,6 +194,13 @@ def _continue(
             f"{run_dir} holds a run on other data: {config.data.dataset_dir} has changed "
             f"({how}): use another --run-dir, "
             f"with --resume_from_checkpoint {run_dir} to train on from there"
+        )
+    if not planner.same_shares(metadata.plan):
+        then, asked = (c.data.speaker_weights for c in (metadata.config, config))
+        raise UserError(
+            f"{run_dir} holds a run with other rows of each speaker: --speaker-weights was {then} "
+            f"and is now {asked}{', with other weights in it' if then == asked else ''}: use the "
+            f"same, or another --run-dir with --resume_from_checkpoint {run_dir}"
         )
     if not looking:
         store.set_aside(damaged, source.where)

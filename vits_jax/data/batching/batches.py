@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from vits_jax.data.batching.balance import Balance, Shares, balanced, spread
 from vits_jax.data.batching.buckets import (
     Bucket,
     Schedule,
@@ -64,7 +65,7 @@ class EpochPlan:
         return self.rows[part], self.weight[part]
 
     def used(self, step: int) -> list[int]:
-        """Rows of the dataset in one batch, none repeated; they are its first."""
+        """Rows of the dataset in one batch, none that only fill it; they are its first."""
         rows, weight = self.batch(step)
         return rows[weight > 0].tolist()
 
@@ -80,7 +81,8 @@ class Plan:
         members: int64 ``[…]`` for each bucket: rows of the dataset that fit it, not a smaller one.
         schedule: batches of each bucket.
         padding, phoneme_padding: share of an epoch's frames, and of its phoneme ids, that no
-          utterance fills.
+          utterance fills; where speakers have shares, a mean over epochs.
+        balance: how an epoch's rows are drawn of the members; None: each is in it once.
     """
 
     buckets: tuple[Bucket, ...]
@@ -90,6 +92,12 @@ class Plan:
     schedule: Schedule
     padding: float
     phoneme_padding: float
+    balance: Balance | None = None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Rows of every epoch in each bucket."""
+        return tuple(map(len, self.members)) if self.balance is None else self.balance.counts
 
     @property
     def steps_per_epoch(self) -> int:
@@ -102,15 +110,20 @@ class Plan:
         return tuple(b for b, n in zip(self.buckets, self.schedule.batches, strict=True) if n)
 
     def epoch(self, epoch: int) -> EpochPlan:
-        """The batches of an epoch: each row in exactly one of them, with weight 1."""
+        """The batches of an epoch: each of its rows in exactly one of them, with weight 1."""
         random = None if self.seed is None else np.random.default_rng([self.seed, epoch])
+        all_members: Sequence[np.ndarray] = self.members
+        if self.balance is not None and random is not None:
+            all_members = self.balance.members(epoch, random)
         rows, weight = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         carried = np.empty(0, np.int64)
         for bucket, members, batches, carries in zip(
-            self.buckets, self.members, self.schedule.batches, self.schedule.carries, strict=True
+            self.buckets, all_members, self.schedule.batches, self.schedule.carries, strict=True
         ):
             pool, size = np.concatenate([carried, members]), bucket.rows
-            if random is not None:
+            if random is not None and self.balance is not None:
+                pool = spread(pool, random)
+            elif random is not None:
                 random.shuffle(pool)
             used = min(len(pool), batches * size)
             carried = pool[used:] if carries else carried[:0]
@@ -144,6 +157,7 @@ def make_plan(
     segment_frames: int,
     num_buckets: int,
     seed: int,
+    shares: Shares | None = None,
 ) -> Plan:
     """The plan of the rows that are trained on, shuffled anew each epoch.
 
@@ -158,6 +172,7 @@ def make_plan(
         segment_frames: frames that the decoder generates; every bucket holds so many.
         num_buckets: most shapes.
         seed: of the shuffling.
+        shares: rows of an epoch of each speaker (default: an epoch has each row once).
 
     Raises:
         ValueError: not one of `batch_size` and `batch_frames`.
@@ -171,8 +186,12 @@ def make_plan(
         raise ValueError(f"batch_size {batch_size}, batch_frames {batch_frames}: expected one")
 
     lengths = lengths_of(dataset, rows, hop_length)
+    if shares is not None:
+        drawn = shares.drawn(rows)
+        like = shares.like_an_epoch(drawn, *lengths_of(dataset, drawn, hop_length))
+        lengths = lengths_of(dataset, like, hop_length)
     buckets = choose_buckets(*lengths, rows_of, num_buckets, segment_frames)
-    return plan_in(buckets, dataset, rows, hop_length=hop_length, seed=seed)
+    return plan_in(buckets, dataset, rows, hop_length=hop_length, seed=seed, shares=shares)
 
 
 def validation_plan(plan: Plan, dataset: Lengths, rows: np.ndarray) -> tuple[Plan, np.ndarray]:
@@ -195,27 +214,34 @@ def plan_in(
     hop_length: int,
     seed: int | None,
     epoch: Schedule | None = None,
+    shares: Shares | None = None,
 ) -> Plan:
     """The plan of some rows, int ``[…]``, in given shapes, with a schedule (default: the cheapest).
 
     Raises:
         ValueError: a row fits no bucket.
     """
+    rows = rows if shares is None else shares.drawn(rows)
+    often = np.ones(len(rows)) if shares is None else shares.often(rows)
     phonemes, frames = lengths_of(dataset, rows, hop_length)
     bucket_of = assign(buckets, phonemes, frames)
     members = tuple(np.asarray(rows, np.int64)[bucket_of == i] for i in range(len(buckets)))
+    balance = None
+    if shares is not None and seed is not None:
+        balance = balanced(shares, rows, bucket_of, len(buckets), seed)
     if epoch is None:
-        epoch = schedule(tuple(map(len, members)), buckets)
+        counts = tuple(map(len, members)) if balance is None else balance.counts
+        epoch = schedule(counts, buckets)
     rows_of = [n * b.rows for n, b in zip(epoch.batches, buckets, strict=True)]
-    padding = _padding(frames, rows_of, [b.frames for b in buckets])
-    phoneme_padding = _padding(phonemes, rows_of, [b.phonemes for b in buckets])
-    return Plan(buckets, hop_length, seed, members, epoch, padding, phoneme_padding)
+    padding = _padding(frames * often, rows_of, [b.frames for b in buckets])
+    phoneme_padding = _padding(phonemes * often, rows_of, [b.phonemes for b in buckets])
+    return Plan(buckets, hop_length, seed, members, epoch, padding, phoneme_padding, balance)
 
 
 def _padding(lengths: np.ndarray, rows: list[int], sizes: list[int]) -> float:
     """Share of so many rows of each size that the lengths, ``[utterances]``, do not fill."""
     padded = sum(n * size for n, size in zip(rows, sizes, strict=True))
-    return 1 - int(lengths.sum()) / padded if padded else 0.0
+    return 1 - float(lengths.sum()) / padded if padded else 0.0
 
 
 def lengths_of(

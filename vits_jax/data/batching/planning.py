@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 
 from vits_jax.config import Config
+from vits_jax.data.batching.balance import Shares
 from vits_jax.data.batching.batches import Plan, lengths_of, make_plan, plan_in
 from vits_jax.data.batching.buckets import Bucket, Schedule, round_up, schedule
 from vits_jax.data.batching.first_buckets import choose_first_buckets, first_cost
+from vits_jax.data.batching.speaker_weights import speaker_shares
 from vits_jax.data.manifest import Dataset
 from vits_jax.data.split import Split
+
+_SHARES = "speaker_rows"
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,26 @@ class Planner:
             self.parts.train,
             batch_size=self._asked["batch_size"],
             batch_frames=self._asked["batch_frames"],
-            devices=self._shares,
+            devices=self._cuts,
             hop_length=config.audio.hop_length,
             segment_frames=config.segment_frames,
             num_buckets=config.data.num_buckets,
             seed=config.run.seed,
+            shares=self.shares,
         )
 
+    @functools.cached_property
+    def shares(self) -> Shares | None:
+        """Rows of each speaker in an epoch; None: each utterance is in it once.
+
+        Raises:
+            UserError: ``--speaker-weights`` cannot be used.
+        """
+        asked = self.config.data.speaker_weights
+        return None if asked is None else speaker_shares(asked, self.dataset, self.parts.train)
+
     @property
-    def _shares(self) -> int:
+    def _cuts(self) -> int:
         """Into so many equal parts the rows of an update are cut."""
         return self.devices * self.config.data.accumulate_grad_batches
 
@@ -83,25 +98,31 @@ class Planner:
             return identity["data"] == self._data_digest.hexdigest()[:16]
         return "dataset" in identity and identity["dataset"] == self._first_digest(self._widened)
 
+    def same_shares(self, identity: Mapping[str, Any]) -> bool:
+        """Whether speakers had the same rows of an epoch in a checkpoint."""
+        return identity.get(_SHARES) == self._asked.get(_SHARES)
+
     def again(self, identity: Mapping[str, Any]) -> Plan | None:
         """The plan of a checkpoint over the same data; None where these flags, these devices or
         this release make other batches."""
         if "data" not in identity:
+            if self.shares is not None:
+                return None
             plan = self._widened
             return plan if identity == self._first_identity(plan) else None
         if any(identity.get(name) != value for name, value in self._asked.items()):
             return None
         stored = identity["buckets"]
         buckets = tuple(Bucket(b["phonemes"], b["frames"], b["rows"]) for b in stored)
-        if any(bucket.rows % self._shares for bucket in buckets):
+        if any(bucket.rows % self._cuts for bucket in buckets):
             return None
         batches, carries = zip(*((b["batches"], b["carries"]) for b in stored))
         cost = sum(n * bucket.rows * bucket.cost for n, bucket in zip(batches, buckets))
         try:
-            plan = self._in(buckets, Schedule(batches, carries, cost))
+            plan = self._in(buckets, Schedule(batches, carries, cost), self.shares)
         except ValueError:  # an utterance fits none of them: others are trained on now
             return None
-        if [len(members) for members in plan.members] != [b["utterances"] for b in stored]:
+        if list(plan.counts) != [b["utterances"] for b in stored]:
             return None
         return plan if self.identity(plan) == identity else None
 
@@ -110,14 +131,22 @@ class Planner:
         """What decides buckets, sizes those of an update: with others a run makes new ones."""
         data = self.config.data
         times = data.accumulate_grad_batches
+        # Not there without: checkpoints of before do not have it either.
+        shares = {} if self.shares is None else {_SHARES: _digest(self.shares.each)}
         return {
             "batch_size": data.batch_size and data.batch_size * times,
             "batch_frames": data.batch_frames and data.batch_frames * times,
             "num_buckets": data.num_buckets,
             "segment_frames": self.config.segment_frames,
+            **shares,
         }
 
-    def _in(self, buckets: tuple[Bucket, ...], epoch: Schedule | None = None) -> Plan:
+    def _in(
+        self,
+        buckets: tuple[Bucket, ...],
+        epoch: Schedule | None = None,
+        shares: Shares | None = None,
+    ) -> Plan:
         return plan_in(
             buckets,
             self.dataset,
@@ -125,6 +154,7 @@ class Planner:
             hop_length=self.config.audio.hop_length,
             seed=self.config.run.seed,
             epoch=epoch,
+            shares=shares,
         )
 
     @functools.cached_property
@@ -146,7 +176,7 @@ class Planner:
     def _widened(self) -> Plan:
         """The plan as it was then: the largest bucket has room for all that is held out."""
         config, parts = self.config, self.parts
-        hop_length, rows = config.audio.hop_length, config.data.batch_size or self._shares
+        hop_length, rows = config.audio.hop_length, config.data.batch_size or self._cuts
         buckets = choose_first_buckets(
             *lengths_of(self.dataset, parts.train, hop_length),
             lambda frames: rows,
@@ -184,11 +214,15 @@ class Planner:
 
 def _describe(plan: Plan) -> list[dict[str, Any]]:
     """A plan's buckets, and what an epoch makes of each."""
-    counts = zip(plan.members, plan.schedule.batches, plan.schedule.carries)
+    counts = zip(plan.counts, plan.schedule.batches, plan.schedule.carries)
     return [
-        {**asdict(bucket), "utterances": len(members), "batches": batches, "carries": carries}
-        for bucket, (members, batches, carries) in zip(plan.buckets, counts)
+        {**asdict(bucket), "utterances": count, "batches": batches, "carries": carries}
+        for bucket, (count, batches, carries) in zip(plan.buckets, counts)
     ]
+
+
+def _digest(numbers: np.ndarray) -> str:
+    return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
 def _plan_digest(plan: Plan) -> str:
