@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vits_jax.benchmarks.floor import floor
 from vits_jax.chips import chip_of
 from vits_jax.compilation import use_cache
 from vits_jax.config import Config
+from vits_jax.model.parts import check_frozen
 from vits_jax.model.precision import chosen
 from vits_jax.programs import Programs
 from vits_jax.state import create_state
@@ -139,12 +140,16 @@ def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     ours = Step(args, config)
     mesh = ours.mesh
     ours()
+    frozen = _frozen(args, config)
+    frozen_seconds: list[float] = []
     seconds: list[float] = []
     peer_seconds: list[float] = []
     peer = peer_process(config, args) if args.peer else contextlib.nullcontext()
     with peer as theirs:
         for _ in range(args.steps):
             seconds.append(ours())
+            if frozen is not None:
+                frozen_seconds.append(frozen())
             if theirs is not None:
                 peer_seconds.append(theirs())
         peer_peak = int(theirs("memory")) if theirs is not None else None
@@ -170,6 +175,39 @@ def _measured(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         # Where the allocator counts (GPU, TPU) what it saw, else what the compiler planned.
         "peak_bytes": stats.get("peak_bytes_in_use", ours.needs.bytes if ours.needs else None),
         "peer_peak_bytes": peer_peak,
+        **_saved(ours, frozen, seconds, frozen_seconds),
         "all_step_seconds": seconds,
         "all_peer_step_seconds": peer_seconds,
+    }
+
+
+def _frozen(args: argparse.Namespace, config: Config) -> Step | None:
+    """The step of a model of which ``--freeze`` holds parts, to take turns with the whole one's."""
+    if not args.freeze:
+        return None
+    held = config.replaced({"freeze": tuple(args.freeze.split(","))})
+    check_frozen(held)
+    step = Step(args, held)
+    step()
+    return step
+
+
+def _saved(
+    whole: Step, frozen: Step | None, seconds: Sequence[float], frozen_seconds: Sequence[float]
+) -> dict[str, Any]:
+    if frozen is None:
+        return {}
+
+    def state(step: Step) -> int:
+        return sum(array.nbytes for array in jax.tree.leaves(step.state))
+
+    needs, frozen_needs = whole.needs, frozen.needs
+    return {
+        "frozen_step_seconds": statistics.median(frozen_seconds),
+        "frozen_share_of_seconds": statistics.median(frozen_seconds) / statistics.median(seconds),
+        "frozen_gflop_per_step": frozen.mesh.size * frozen.flops / 1e9,
+        "state_bytes": state(whole),
+        "frozen_state_bytes": state(frozen),
+        "needed_bytes": needs.bytes if needs else None,
+        "frozen_needed_bytes": frozen_needs.bytes if frozen_needs else None,
     }

@@ -2,6 +2,7 @@
 
     vits-jax benchmark step --quality medium --batch-size 8 --phonemes 120 --frames 400 \\
         --steps 5 --peer --json step.json
+    vits-jax benchmark step --quality demo --freeze enc_p,enc_q,flow,dp
     vits-jax benchmark compiled --target v5e:2x2 --precision bf16-mixed --json compiled.json
     vits-jax benchmark parts --quality medium --batch-size 32 --json parts.json
     vits-jax benchmark align --frames 1000 --phonemes 300 --batch-size 32 --json align.json
@@ -114,6 +115,7 @@ def _parser() -> Parser:
     add = step.add_argument
     add("--steps", type=int, default=5, help="timed steps, after one to warm up")
     add("--peer", action="store_true", help="alternate with Piper's PyTorch step")
+    add("--freeze", metavar="PARTS", help="alternate with the step that holds these parts")
     add("--sweep", type=_sizes, metavar="8,16,32", help="at these batch sizes, while memory lasts")
 
     add = compiled.add_argument

@@ -194,7 +194,7 @@ def _of_own_speech(
     unfound = jnp.sum(jnp.square(error)) / jnp.sum(jnp.square(z * mask))
     x, *_ = network.enc_p(ids, lengths, random)
     durations = network.duration_nll(x, lengths, speakers, text.durations, random)
-    return nll, jnp.sum(durations) / jnp.sum(lengths), unfound
+    return nll, jnp.sum(durations) / jnp.sum(lengths).astype(durations.dtype), unfound
 
 
 def _spoken(
@@ -203,8 +203,8 @@ def _spoken(
     """A piece of each row: ``z [B, F, C]``, its audio ``[B, F * hop]``, and frames ``[B]``."""
     g = network.speaker(speakers)
     whole = jnp.clip(jnp.sum(text.durations, axis=1), 1, MOST_FRAMES)
-    starts = jnp.maximum(whole - FRAMES + 1, 1)
-    start = (random.uniform("segment", jnp.dtype(jnp.float32)) * starts).astype(jnp.int32)
+    starts = jnp.maximum(whole - FRAMES + 1, 1).astype(text.m_p.dtype)
+    start = (random.uniform("segment", starts.dtype) * starts).astype(jnp.int32)
     aligned = spread(text.durations, MOST_FRAMES, text.m_p.dtype)
     aligned = jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, FRAMES))(aligned, start)
     frames = jnp.minimum(whole - start, FRAMES)
