@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 
 from vits_jax.checkpoints.source import UNHEARD
 from vits_jax.compilation import jit
@@ -44,6 +45,7 @@ from vits_jax.state import OptimizerState, fresh_state
 from vits_jax.training import optimizer
 from vits_jax.training.losses import Rows, kl_loss
 from vits_jax.training.objective import Batch
+from vits_jax.training.processes import ALONE, Processes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ def fitted(
     dataset: Dataset,
     plan: Plan,
     interrupted: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
     steps: int = STEPS,
 ) -> dict[str, Parameters]:
     """Parameters of all networks, those of the generator in `UNHEARD` fitted to the others.
@@ -83,6 +86,7 @@ def fitted(
         dataset: of recordings and texts.
         plan: of the run's batches.
         interrupted: whether to stop.
+        processes: of the run; all get what the first one found, whose rounding may be its own.
         steps: updates.
     """
     whole = {name: jnp.asarray(np.asarray(p)) for name, p in parameters[GENERATOR].items()}
@@ -107,6 +111,9 @@ def fitted(
                 "of the latent variable's power not found, nll %.3f, dur %.3f",
                 *(step + 1, kl, 100 * unfound, nll, dur),
             )
+    if not processes.alone:
+        processes.meet()  # one may have compiled for longer
+        own = multihost_utils.broadcast_one_to_all(own)
     return {**parameters, GENERATOR: {**parameters[GENERATOR], **own}}
 
 

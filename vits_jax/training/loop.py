@@ -127,7 +127,7 @@ def _train(
         state = start.state(
             config,
             mesh,
-            lambda params: fitted(config, params, dataset, plan, lambda: stop.here),
+            lambda params: fitted(config, params, dataset, plan, lambda: stop.here, processes),
         )
     timeline.done("state")
 
