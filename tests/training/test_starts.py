@@ -32,9 +32,10 @@ from tests.runs import (
     write_dataset,
 )
 from vits_jax.checkpoints import store
+from vits_jax.checkpoints.one_speaker import extract
 from vits_jax.checkpoints.piper.ckpt_file import read_ckpt
 from vits_jax.checkpoints.piper.reading import read
-from vits_jax.checkpoints.source import numpy_state
+from vits_jax.checkpoints.source import numpy_state, open_checkpoint
 from vits_jax.checkpoints.warm_start import from_single_speaker, hears_speaker, warm_start
 from vits_jax.commands.train import main
 from vits_jax.config import Config
@@ -186,6 +187,16 @@ def test_all_that_does_not_fit_is_listed(several, single, tmp_path):
     message = str(caught.value)
     assert message.count("got (") == 3, message  # two weights and a bias of one layer
     assert "ffn_layers.0.conv_2.weight: got (16, 32, 3), expected (16, 48, 3)" in message
+
+
+# Several speakers to one
+
+
+@pytest.mark.parametrize("flag", ["resume_from_checkpoint", "warmstart_ckpt"])
+def test_a_run_begins_with_one_of_several(one_speaker, several_run, tmp_path, flag):
+    extract(open_checkpoint(several_run), "1").write(tmp_path / "one")
+    begun = begin(one_speaker, tmp_path / "run", gin_channels=0, **{flag: tmp_path / "one"})
+    assert_equal(begun, params(tmp_path / "one"))
 
 
 # Warm starts

@@ -44,6 +44,7 @@ class Source(Protocol):
             trained without `--use-mrd` ``model_mrd``.
         unused: names of tensors that no network here has.
         averaged: whether it has averages of the generator's parameters too.
+        whole: whether it has the optimizer's state, so that a run can go on from it.
     """
 
     @property
@@ -56,6 +57,8 @@ class Source(Protocol):
     def unused(self) -> Sequence[str]: ...
     @property
     def averaged(self) -> bool: ...
+    @property
+    def whole(self) -> bool: ...
 
     def parameters(
         self, names: Mapping[str, Collection[str]], sharding: Sharding
@@ -87,6 +90,10 @@ class _Stored:
     @property
     def averaged(self) -> bool:
         return self.contents.has_averages
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.contents.moments)
 
     @property
     def metadata(self) -> Metadata:
@@ -126,7 +133,7 @@ class _Stored:
         return parameters | jax.device_put(zeros, sharding)
 
     def state(self, target: TrainState) -> TrainState:
-        if not self.contents.moments:
+        if not self.whole:
             raise UserError(
                 f"{self.where}: it has no optimizer state: it cannot be continued; to start a new "
                 "run from its weights use --warmstart_ckpt"
@@ -162,6 +169,10 @@ class _Piper:
     @property
     def averaged(self) -> bool:
         return bool(self.checkpoint.averages)
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.checkpoint.optimizer)
 
     @property
     def shapes(self) -> Mapping[str, Shapes]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "infer": "speak: phoneme ids or texts to speech",
     "export-onnx": "write a checkpoint as a voice for Piper's runtimes",
     "voice-conversion": "say a recording in another speaker's voice",
+    "extract-speaker": "make a checkpoint of one speaker of several, or of a mixture",
     "import-torch": "make a checkpoint of a Piper .ckpt",
     "export-torch": "write a checkpoint as a .ckpt that Piper trains on",
     "import-onnx": "make a checkpoint of a Piper voice",

@@ -18,16 +18,21 @@ def add_checkpoint(parser: Parser) -> None:
 
 def add_which(parser: Parser) -> None:
     """``--best`` and ``--no-ema``, of commands that speak."""
-    parser.add_argument(
-        "--best",
-        action="store_true",
-        help="of a run directory the best step that is kept (train --keep-best-by), not the latest",
-    )
+    add_best(parser)
     parser.add_argument(
         "--no-ema",
         dest="ema",
         action="store_false",
         help="use the plain weights where the checkpoint has averages too (train --ema-decay)",
+    )
+
+
+def add_best(parser: Parser) -> None:
+    """``--best``: which step of a run."""
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="of a run directory the best step that is kept (train --keep-best-by), not the latest",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from jax.sharding import SingleDeviceSharding
 from vits_jax import device_memory
 from vits_jax.checkpoints.source import Source, open_checkpoint
 from vits_jax.config import Config
+from vits_jax.data.speakers import speaker_id
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.model.parameters import Parameters
 from vits_jax.voice import texts
@@ -225,24 +225,7 @@ class Voice:
         Raises:
             UserError: there is no such speaker.
         """
-        if isinstance(name, str):
-            if name in self.speakers:
-                return self.speakers[name]
-            if not name.isdecimal():
-                near = difflib.get_close_matches(name, self.speakers, n=1)
-                known = f"did you mean {near[0]!r}?" if near else self._known_speakers()
-                raise UserError(f"no speaker {name!r} in this voice: {known}")
-            name = int(name)
-        return self._check_speaker(name)
-
-    def _known_speakers(self) -> str:
-        if self.config.model.num_speakers == 1:
-            return "it has one, leave the speaker out"
-        names = list(self.speakers)
-        if not names:
-            return f"it has ids from 0 to {self.config.model.num_speakers - 1}"
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        return f"it has {', '.join(names[:10])}{more}"
+        return speaker_id(name, self.speakers, self.config.model.num_speakers)
 
     def sentence(self, phoneme_ids: Sequence[int], speaker: str | int | None = None) -> Sentence:
         """What to speak, checked: ids, and a speaker by name or id.
@@ -281,16 +264,6 @@ class Voice:
             bad = ids[(ids < 0) | (ids >= most)][0]
             raise UserError(f"phoneme id {bad}: expected ids from 0 to {most - 1}")
         return ids
-
-    def _check_speaker(self, speaker_id: int | None) -> int:
-        count = self.config.model.num_speakers
-        if speaker_id is None:
-            return 0
-        if isinstance(speaker_id, bool) or not isinstance(speaker_id, (int, np.integer)):
-            raise UserError(f"speaker id {speaker_id!r}: expected a whole number")
-        if not 0 <= speaker_id < count:
-            raise UserError(f"speaker id {speaker_id}: expected one from 0 to {count - 1}")
-        return int(speaker_id)
 
 
 def load(
