@@ -8,8 +8,9 @@ discriminators. Their gradients would tear the rest apart before they mean anyth
 1. Before the first step the missing halves are fitted to the voice's own speech (`fitting`).
 2. A quarter of ``recover_steps``: they go on, on the recordings; discriminators learn to tell
    these from what the decoder makes of them, and do not yet push.
-3. The decoder learns too; what the discriminators say counts more and more, wholly from the half.
-4. Text encoder, flow and durations follow after ``recover_steps``, more and more, within as many.
+3. Decoder and flow learn too; what the discriminators say counts more and more, wholly from the
+   half.
+4. Text encoder and durations follow after ``recover_steps``, more and more, within as many.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _LOGGER = logging.getLogger(__name__)
 
 STEPS = 400
 
-_LETS_GO = 0.25  # of the decoder, in `recover_steps`
+_LETS_GO = 0.25  # of decoder and flow, in `recover_steps`
 _WHOLLY = 0.5  # the discriminators count
-PARTS = ("enc_p", "flow", "dp", "dp.post_*", "dp.flows.1.*", "dec")
+PARTS = ("dec", "flow", "enc_p", "dp", "dp.post_*", "dp.flows.1.*")
 """Of which `factors` are, as `parts.parts_by_tensor` reads them."""
 
 
@@ -63,9 +64,9 @@ def factors(config: Config, step: int) -> dict[str, float]:
         step: updates done.
     """
     done = step / (config.optimizer.recover_steps or 1)
+    heard = 0.0 if done < _LETS_GO else 1.0
     others = min(1.0, max(0.0, done - 1))
-    decoder = 0.0 if done < _LETS_GO else 1.0
-    return dict(zip(PARTS, (others, others, others, 1.0, 1.0, decoder)))
+    return dict(zip(PARTS, (heard, heard, others, others, 1.0, 1.0)))
 
 
 def adversarial(config: Config, step: int) -> float:
