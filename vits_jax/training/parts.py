@@ -7,7 +7,7 @@ such as ``dec.ups.*`` (`fnmatch`).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from vits_jax.config import Config
@@ -30,11 +30,22 @@ def parts_by_tensor(config: Config) -> dict[str, dict[str, str]]:
     Raises:
         UserError: a part is none of this model's.
     """
+    return named_parts(rates_of(config), parameter_shapes(config), "--part-rates", "this model")
+
+
+def named_parts(
+    parts: Iterable[str], networks: Mapping[str, Iterable[str]], flag: str, whose: str
+) -> dict[str, dict[str, str]]:
+    """``{network: {tensor: part}}`` of networks' tensors; the last part named wins.
+
+    Raises:
+        UserError: a part has no tensor; in the words of the flag, and of whose parts they are.
+    """
     found: dict[str, dict[str, str]] = {}
-    for part in rates_of(config):
+    for part in parts:
         there = False
-        for network, shapes in parameter_shapes(config).items():
-            own = dict.fromkeys(_matching(part, network, shapes), part)
+        for network, names in networks.items():
+            own = dict.fromkeys(_matching(part, network, names), part)
             found.setdefault(network, {}).update(own)
             there = there or bool(own)
         if not there:
@@ -43,7 +54,7 @@ def parts_by_tensor(config: Config) -> dict[str, dict[str, str]]:
                 f"did you mean {close[0]}?" if close else "a pattern of tensor names may end in *"
             )
             raise UserError(
-                f"--part-rates {part}: this model has no such part: expected one of "
+                f"{flag} {part}: {whose} has no such part: expected one of "
                 f"{', '.join(PARTS)}, or tensors' names ({meant})"
             )
     return found

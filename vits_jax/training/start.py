@@ -23,6 +23,7 @@ from vits_jax.errors import UserError
 from vits_jax.model.networks import MULTI_RESOLUTION, multi_resolution_shapes, parameter_shapes
 from vits_jax.state import Position, TrainState, abstract_state, begin_averages, create_state
 from vits_jax.training.mesh import formats, of_this_process, processes_of, put_copies, replicated
+from vits_jax.training.parts import named_parts
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ MAY_CHANGE = frozenset(
         *("checkpoint_minutes", "checkpoint_epochs", "checkpoint_steps"),
         *("keep_newest", "keep_best", "keep_best_by", "keep_epochs"),
         *("strict", "max_skipped_updates"),
-        *("run_dir", "default_root_dir", "dataset_dir", "voice_config"),
+        *("run_dir", "default_root_dir", "dataset_dir", "voice_config", "reinit"),
         *CHECKPOINT_FLAGS,
     }
 )
@@ -148,14 +149,25 @@ def find_start(
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
     if named[0] == "resume_from_checkpoint":
         return _resume(config, source, planner, dataset, given)
-    target = parameter_shapes(config)
+    unwanted = _unwanted(config, source)
     if named[0] == "resume_from_single_speaker_checkpoint":
-        transfer = from_single_speaker(source, target)
+        transfer = from_single_speaker(source, parameter_shapes(config), unwanted)
     else:
         only = VOCODER if named[0] == "vocoder_warmstart_ckpt" else ()
-        transfer = warm_start(source, target, dataset, only)
+        transfer = warm_start(source, config, dataset, only, unwanted)
     transfer.log(f"--{named[0]}", source)
     return config, Start(planner.new(), source=source, transfer=transfer)
+
+
+def _unwanted(config: Config, source: Source) -> dict[str, str]:
+    """What ``--reinit`` leaves fresh, by ``network.name``, and which of its words does."""
+    words = [word.strip() for word in config.run.reinit]
+    found = named_parts(words, source.shapes, "--reinit", f"the checkpoint {source.where}")
+    return {
+        f"{network}.{name}": f"--reinit {part}"
+        for network, own in found.items()
+        for name, part in own.items()
+    }
 
 
 def _continue(
