@@ -295,8 +295,8 @@ def _alike(new: Collection[str], old: Collection[str]) -> dict[str, str]:
     others = {}
     for name in new:
         place, _, symbol = name.partition(" ")
-        other = f"{place} {nearest[symbol]}" if symbol in nearest else None
-        if other in old:
+        other = f"{place} {nearest.get(symbol)}"
+        if symbol in nearest and other in old:
             others[name] = other
     return others
 
