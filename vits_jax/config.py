@@ -236,7 +236,9 @@ class RunConfig:
         None, "begin a multi-speaker model with a single-speaker checkpoint's weights"
     )
     warmstart_ckpt: str | None = _flag(
-        None, "begin with every tensor of a checkpoint that fits, and nothing else of it"
+        None,
+        "begin with every tensor of a checkpoint that fits or can be made to (a narrower voice, "
+        "another rate), and nothing else of it",
     )
     vocoder_warmstart_ckpt: str | None = _flag(
         None, "the same, of decoder, posterior encoder and flow alone"
@@ -245,6 +247,9 @@ class RunConfig:
         "auto",
         "where a warm start lacks what a voice was published without (posterior encoder, "
         "discriminators): auto (learn that first, then the rest) or off",
+    )
+    reinit: tuple[str, ...] = _flag(
+        (), "parts that begin fresh all the same, by name or pattern: dec,dp,flow.flows.6.*"
     )
     voice_config: str | None = _flag(
         None, "config.json of the dataset that a .ckpt was trained on: its symbols and speakers"

@@ -264,6 +264,9 @@ def _run(run: RunConfig) -> Iterator[str]:
     if len(named) > 1:
         both = " and ".join(f"--{name.replace('_', '-')}" for name in named)
         yield f"{both}: expected one of them: a run begins in one way"
+    if run.reinit and (not named or named[0] == "resume_from_checkpoint"):
+        others = " or ".join(f"--{name}" for name in CHECKPOINT_FLAGS[1:])
+        yield _say("reinit", run.reinit, f"with {others}, which take weights alone")
     if run.voice_config is not None and not any(
         str(getattr(run, name)).endswith(".ckpt") for name in named
     ):

@@ -51,7 +51,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_parts_are_the_whole_model(dataset: Path, tmp_path: Path) -> None:
     config = of_dataset(small(dataset, tmp_path, part_rates=",".join(f"{p}=1" for p in PARTS)))
-    found = parts_by_tensor(config, rates_of(config))
+    found = parts_by_tensor(parameter_shapes(config), rates_of(config))
     for network, shapes in parameter_shapes(config).items():
         assert found[network].keys() == shapes.keys()
         assert (set(found[network].values()) == {DISCRIMINATORS}) == (network != GENERATOR)
@@ -59,7 +59,7 @@ def test_the_parts_are_the_whole_model(dataset: Path, tmp_path: Path) -> None:
 
 def test_patterns_of_tensors_the_last_wins(dataset: Path, tmp_path: Path) -> None:
     config = of_dataset(small(dataset, tmp_path, part_rates="dec=0,dec.ups.*=0.5"))
-    found = parts_by_tensor(config, rates_of(config))[GENERATOR]
+    found = parts_by_tensor(parameter_shapes(config), rates_of(config))[GENERATOR]
     ups = {name for name in found if name.startswith("dec.ups.")}
     assert ups and {name for name, part in found.items() if part == "dec.ups.*"} == ups
     assert {part for name, part in found.items() if name not in ups} == {"dec"}

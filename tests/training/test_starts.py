@@ -42,6 +42,7 @@ from vits_jax.config import Config
 from vits_jax.errors import UserError
 from vits_jax.model.networks import multi_resolution_shapes, parameter_shapes
 from vits_jax.state import TrainState, fresh_state
+from vits_jax.text.likeness import NoPhonetics
 from vits_jax.training.loop import train
 from vits_jax.training.start import Start
 
@@ -212,7 +213,66 @@ def test_warm_start_takes_what_fits(one_speaker, single, single_params, tmp_path
     assert len(other) == 3
     for name, array in warm.items():
         np.testing.assert_array_equal(array, (fresh if name in other else old)[name], name)
-    assert "3 fresh (model_g.enc_p.encoder.ffn_layers.0" in caplog.text
+    said = "3 fresh (no rule keeps its function: model_g.enc_p.encoder.ffn_layers.0"
+    assert said in caplog.text
+
+
+def test_warm_start_grows(one_speaker, single, single_params, tmp_path, caplog):
+    """A run that begins wider has the narrow run's weights, shared among its copies."""
+    caplog.set_level(logging.INFO, "vits_jax")
+    more = {"gin_channels": 0, "filter_channels": 64}
+    warm = begin(one_speaker, tmp_path / "run", warmstart_ckpt=single, **more)
+    old, layer = single_params, "model_g.enc_p.encoder.ffn_layers.0.conv"
+    for name in (f"{layer}_1.weight", f"{layer}_1.bias"):
+        np.testing.assert_array_equal(warm[name], np.repeat(old[name], 2, axis=0))
+    shares = warm[f"{layer}_2.weight"].reshape(16, 32, 2, 3)
+    np.testing.assert_allclose(shares.sum(axis=2), old[f"{layer}_2.weight"], rtol=1e-6)
+    assert (shares[:, :, 0] != shares[:, :, 1]).all()  # or they would learn alike
+    rest = {name for name in warm if not name.startswith(layer)}
+    assert all(np.array_equal(warm[name], old[name]) for name in rest)
+    assert f"{len(old)} tensors taken (3 of them changed to fit), 0 fresh, 0 left" in caplog.text
+
+
+def test_what_is_to_begin_fresh(several, single, several_run, tmp_path, caplog):
+    """Parts and patterns, at a warm start and from one speaker to several."""
+    caplog.set_level(logging.INFO, "vits_jax")
+    fresh = begin(several, tmp_path / "fresh")
+    words = {"reinit": "dec, discriminators,enc_p.emb.*"}
+    for flag, source in (
+        ("warmstart_ckpt", several_run),
+        ("resume_from_single_speaker_checkpoint", single),
+    ):
+        old = params(source)
+        begun = begin(several, tmp_path / "run", **{flag: source}, **words)
+        for name, array in begun.items():
+            begins = name.startswith(("model_g.dec.", "model_d.", "model_g.enc_p.emb."))
+            begins = begins or (source == single and hears_speaker(name.removeprefix("model_g.")))
+            np.testing.assert_array_equal(array, (fresh if begins else old)[name], name)
+    assert "--reinit discriminators: model_d.disc" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"reinit": "dec"}, "--reinit dec: expected with --resume_from_single.* or --warmstart"),
+        ({"reinit": "dec", "resume_from_checkpoint": "x"}, "--reinit dec: expected with"),
+        ({"reinit": "enq_p", "warmstart_ckpt": True}, "has no such part.*did you mean enc_p"),
+        ({"reinit": "emb_g", "warmstart_ckpt": True}, "the checkpoint .* has no such part"),
+    ],
+)
+def test_nothing_to_begin_fresh(one_speaker, single, tmp_path, more, message):
+    more = {flag: single if value is True else value for flag, value in more.items()}
+    with pytest.raises(UserError, match=message):
+        begin(one_speaker, tmp_path / "run", gin_channels=0, **more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_without_what_it_began_with(one_speaker, single, tmp_path):
+    more = {"gin_channels": 0, "max_steps": 0}
+    train(small(one_speaker, tmp_path / "run", warmstart_ckpt=single, reinit="dec", **more))
+    before = leaves(tmp_path / "run")
+    train(small(one_speaker, tmp_path / "run", **more))
+    assert_equal(before, leaves(tmp_path / "run"))
 
 
 def test_vocoder_warm_start(one_speaker, single, single_params, tmp_path):
@@ -253,6 +313,45 @@ def test_rows_go_by_name(several, several_run, tmp_path):
         np.testing.assert_array_equal(warm[table][row], expected)
     rest = warm.keys() - {table, "model_g.emb_g.weight"}
     assert all(np.array_equal(warm[name], old[name]) for name in rest)
+
+
+def test_new_symbols_begin_as_what_they_sound_like(
+    one_speaker, single, single_params, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level(logging.INFO, "vits_jax")
+    symbols = "".join(reversed(SYMBOLS)) + "ʃɛ!"
+    bigger = other_dataset(
+        one_speaker,
+        tmp_path / "bigger",
+        num_symbols=len(symbols) + 1,
+        phoneme_id_map={s: [i] for i, s in enumerate(symbols)} | {"ɒ": [29, len(symbols)]},
+    )
+    flag = {"warmstart_ckpt": single, "gin_channels": 0, "hidden_channels": 32}
+    table = "model_g.enc_p.emb.weight"
+    fresh = begin(bigger, tmp_path / "fresh", gin_channels=0, hidden_channels=32)[table]
+
+    def sounds(symbols: list[str], among: list[str]) -> dict[str, str]:
+        assert symbols == ["ʃ", "ɛ", "!", "ɒ"] and among == list(SYMBOLS)
+        return {"ʃ": "s", "ɛ": "e", "ɒ": "o"}
+
+    monkeypatch.setattr("vits_jax.checkpoints.warm_start.nearest_by_sound", sounds)
+    warm = begin(bigger, tmp_path / "run", **flag)[table]
+    old = np.repeat(single_params[table], 2, axis=1) / np.sqrt(np.float32(2))
+    like = dict(zip(symbols, symbols)) | {"ʃ": "s", "ɛ": "e"}
+    for row, symbol in enumerate(symbols):
+        known = symbol != "!"
+        expected = old[SYMBOLS.index(like[symbol])] if known else fresh[row]
+        np.testing.assert_allclose(warm[row], expected, rtol=1e-6)
+    np.testing.assert_array_equal(warm[-1], fresh[-1])  # the second id of a symbol; o has one
+    assert "begin as the nearest: ʃ as s, ɛ as e" in caplog.text
+
+    def nobody(symbols: list[str], among: list[str]) -> dict[str, str]:
+        raise NoPhonetics
+
+    monkeypatch.setattr("vits_jax.checkpoints.warm_start.nearest_by_sound", nobody)
+    warm = begin(bigger, tmp_path / "other", **flag)[table]
+    np.testing.assert_array_equal(warm[len(SYMBOLS) :], fresh[len(SYMBOLS) :])
+    assert "4 symbols are new and begin fresh (ʃ ɛ ! ɒ): with pip install" in caplog.text
 
 
 def test_nothing_fits(one_speaker, single, tmp_path):
@@ -412,7 +511,8 @@ def test_new_runs_account_for_discriminators_of_spectra(flag):
         source: Any = SimpleNamespace(**old)
         target = shapes[wants, 3]
         several = flag == "one speaker to several"
-        found = from_single_speaker(source, target) if several else warm_start(source, target, {})
+        new = tiny(speakers=3).replaced({"use_mrd": wants, "n_layers": 1})
+        found = from_single_speaker(source, target) if several else warm_start(source, new, {})
         here, there = (
             {f"{network}.{n}" for network, some in side.items() for n in some}
             for side in (target, source.shapes)

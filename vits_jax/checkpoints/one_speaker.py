@@ -13,7 +13,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +29,7 @@ from vits_jax.config import Config
 from vits_jax.data.speakers import mixture
 from vits_jax.errors import UserError
 from vits_jax.model.networks import GENERATOR, parameter_shapes
+from vits_jax.model.parts import has_part
 from vits_jax.state import TrainState, abstract_state
 
 _LOGGER = logging.getLogger(__name__)
@@ -115,18 +115,12 @@ def account(source: Source) -> Account:
 def single(config: Config) -> Config:
     """The configuration of the same voice with one speaker."""
     config = config.replaced({"num_speakers": 1, "gin_channels": 0})
-    shapes = parameter_shapes(config)
-
-    def there(part: str) -> bool:
-        """Whether a part (``--part-rates``) is one of this model's."""
-        names = [name for network in shapes for name in shapes[network]]
-        return part == "discriminators" or any(
-            name.startswith(f"{part}.") or fnmatchcase(name, part) for name in names
-        )
-
-    rates = config.optimizer.part_rates
-    kept = tuple(word for word in rates if there(word.rpartition("=")[0].strip()))
-    return config.replaced({"part_rates": kept})
+    shapes, o = parameter_shapes(config), config.optimizer
+    parts = {
+        "part_rates": [w for w in o.part_rates if has_part(shapes, w.rpartition("=")[0].strip())],
+        "freeze": [part for part in o.freeze if has_part(shapes, part)],
+    }
+    return config.replaced({name: tuple(own) for name, own in parts.items()})
 
 
 class OneSpeaker(NamedTuple):

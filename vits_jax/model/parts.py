@@ -16,6 +16,7 @@ from vits_jax.errors import UserError
 from vits_jax.model.networks import GENERATOR, parameter_shapes
 
 DISCRIMINATORS = "discriminators"
+Networks = Mapping[str, Iterable[str]]  # names of tensors, by network
 PARTS = ("enc_p", "enc_q", "flow", "dp", "dec", "emb_g", DISCRIMINATORS)
 
 
@@ -28,47 +29,56 @@ def rates_of(config: Config) -> dict[str, float]:
 @functools.lru_cache(maxsize=16)
 def frozen(config: Config) -> Mapping[str, frozenset[str]]:
     """By network, the tensors that do not learn (``--freeze``): no gradients, no moments."""
-    found = parts_by_tensor(config, config.optimizer.freeze)
-    return {network: frozenset(found.get(network, ())) for network in parameter_shapes(config)}
+    shapes = parameter_shapes(config)
+    found = parts_by_tensor(shapes, config.optimizer.freeze)
+    return {network: frozenset(found.get(network, ())) for network in shapes}
 
 
 def check_frozen(config: Config) -> None:
     """Raise `UserError` where ``--freeze`` names no part of this model, or all of the generator."""
-    check_parts(config, config.optimizer.freeze, "--freeze")
-    if frozen(config)[GENERATOR] == parameter_shapes(config)[GENERATOR].keys():
+    shapes = parameter_shapes(config)
+    check_parts(shapes, config.optimizer.freeze, "--freeze")
+    if frozen(config)[GENERATOR] == shapes[GENERATOR].keys():
         raise UserError(
             f"--freeze {','.join(config.optimizer.freeze)}: that is all of the generator: "
             "expected something left to learn"
         )
 
 
-def parts_by_tensor(config: Config, parts: Iterable[str]) -> dict[str, dict[str, str]]:
+def parts_by_tensor(networks: Networks, parts: Iterable[str]) -> dict[str, dict[str, str]]:
     """``{network: {tensor: part}}`` of what is in one of some parts; the last one named wins."""
     found: dict[str, dict[str, str]] = {}
     for part in parts:
-        for network, shapes in parameter_shapes(config).items():
-            own = dict.fromkeys(_matching(part, network, shapes), part)
+        for network, names in networks.items():
+            own = dict.fromkeys(_matching(part, network, names), part)
             found.setdefault(network, {}).update(own)
     return found
 
 
-def check_parts(config: Config, parts: Iterable[str], flag: str) -> None:
-    """Raise `UserError` for the first that is none of this model's.
+def has_part(networks: Networks, part: str) -> bool:
+    """Whether a tensor of them is in it."""
+    return any(_matching(part, network, names) for network, names in networks.items())
+
+
+def check_parts(
+    networks: Networks, parts: Iterable[str], flag: str, whose: str = "this model"
+) -> None:
+    """Raise `UserError` for the first that has no tensor, in the words of the flag that named it.
 
     Args:
-        config: of the model.
+        networks: names of tensors, by network.
         parts: names.
         flag: that named them.
+        whose: the networks are.
     """
     for part in parts:
-        shapes = parameter_shapes(config)
-        if not any(_matching(part, network, own) for network, own in shapes.items()):
+        if not has_part(networks, part):
             close = difflib.get_close_matches(part, PARTS, 1)
             meant = (
                 f"did you mean {close[0]}?" if close else "a pattern of tensor names may end in *"
             )
             raise UserError(
-                f"{flag} {part}: this model has no such part: expected one of "
+                f"{flag} {part}: {whose} has no such part: expected one of "
                 f"{', '.join(PARTS)}, or tensors' names ({meant})"
             )
 

@@ -49,7 +49,7 @@ from vits_jax.training.processes import ALONE, Processes
 
 _LOGGER = logging.getLogger(__name__)
 
-STEPS = 300
+STEPS = 150
 FRAMES = 128  # of a piece
 MOST_FRAMES = 2048  # of an utterance; pieces are of what comes before
 _RATE, _WARM_UP, _LAST = 1e-3, 20, 0.05  # the rate, in so many steps; then a cosine to a share

@@ -21,6 +21,7 @@ from vits_jax.data.manifest import Dataset, load_dataset
 from vits_jax.data.remote import local_view
 from vits_jax.data.split import Split, split
 from vits_jax.data.voice_config import read_config
+from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.parts import check_frozen, check_parts, rates_of
 from vits_jax.programs import Programs
 from vits_jax.training.evaluation import Evaluator
@@ -131,7 +132,7 @@ def prepare(
     # Place
     raw = dataset.config.raw
     config, start = find_start(config, run_dir, planner, raw, given, looking=looking)
-    check_parts(config, rates_of(config), "--part-rates")
+    check_parts(parameter_shapes(config), rates_of(config), "--part-rates")
     check_frozen(config)
     per_epoch, identity = planner.batches_per_epoch(start.plan), planner.identity(start.plan)
     timeline.done("data")

@@ -23,6 +23,7 @@ from vits_jax.errors import UserError
 from vits_jax.learning_rates import decayed
 from vits_jax.model.networks import MULTI_RESOLUTION, multi_resolution_shapes, parameter_shapes
 from vits_jax.model.parameters import Parameters
+from vits_jax.model.parts import check_parts, parts_by_tensor
 from vits_jax.state import Position, TrainState, abstract_state, begin_averages, create_state
 from vits_jax.training import recovery
 from vits_jax.training.mesh import formats, of_this_process, processes_of, put_copies, replicated
@@ -48,6 +49,7 @@ MAY_CHANGE = frozenset(
         *("keep_newest", "keep_best", "keep_best_by", "keep_epochs"),
         *("strict", "max_skipped_updates"),
         *("run_dir", "default_root_dir", "dataset_dir", "speaker_weights", "voice_config"),
+        "reinit",
         *CHECKPOINT_FLAGS,
     }
 )
@@ -162,15 +164,27 @@ def find_start(
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
     if named[0] == "resume_from_checkpoint":
         return _resume(config, source, planner, dataset, given)
-    target = parameter_shapes(config)
+    unwanted = _unwanted(config, source)
     if named[0] == "resume_from_single_speaker_checkpoint":
-        transfer = from_single_speaker(source, target)
+        transfer = from_single_speaker(source, parameter_shapes(config), unwanted)
     else:
         only = VOCODER if named[0] == "vocoder_warmstart_ckpt" else ()
-        transfer = warm_start(source, target, dataset, only)
+        transfer = warm_start(source, config, dataset, only, unwanted)
     transfer.log(f"--{named[0]}", source)
     config = config.replaced({"recover_steps": recovery.steps(config, transfer)})
     return config, Start(planner.new(), source=source, transfer=transfer)
+
+
+def _unwanted(config: Config, source: Source) -> dict[str, str]:
+    """What ``--reinit`` leaves fresh, by ``network.name``, and which of its words does."""
+    words = [word.strip() for word in config.run.reinit]
+    check_parts(source.shapes, words, "--reinit", f"the checkpoint {source.where}")
+    found = parts_by_tensor(source.shapes, words)
+    return {
+        f"{network}.{name}": f"--reinit {part}"
+        for network, own in found.items()
+        for name, part in own.items()
+    }
 
 
 def _continue(

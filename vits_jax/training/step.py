@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from vits_jax.compilation import outlined
 from vits_jax.composed import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.config import Config
-from vits_jax.model.networks import GENERATOR, apart, judges_of
+from vits_jax.model.networks import GENERATOR, apart, judges_of, parameter_shapes
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.parts import frozen, parts_by_tensor, rates_of
 from vits_jax.model.precision import Precision
@@ -356,7 +356,7 @@ def _factors(config: Config, rates: Rates) -> dict[str, Parameters]:
         of_part = rates.get(kind)
         if of_part is None:
             continue
-        for network, own in parts_by_tensor(config, parts).items():
+        for network, own in parts_by_tensor(parameter_shapes(config), parts).items():
             factors = found.setdefault(network, {})
             for name, part in own.items():
                 factors[name] = factors[name] * of_part[part] if name in factors else of_part[part]
