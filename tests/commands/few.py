@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from jax._src import xla_bridge
+
 from vits_jax.commands.__main__ import main
 from vits_jax.model import discriminator, wavenet
 from vits_jax.recipe import running
@@ -24,4 +26,7 @@ if __name__ == "__main__":
         make(self, hidden, k, min(n_layers, _LAYERS), gin, **more)
 
     wavenet.WN.__init__ = fewer  # type: ignore[method-assign]
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if sys.argv[1] == "voice" and xla_bridge.backends_are_initialized():
+        sys.exit("voice holds the devices that its commands need")
+    sys.exit(code)

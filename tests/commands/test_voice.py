@@ -279,8 +279,3 @@ def test_stopped_in_training_it_goes_on_to_a_voice(base: Path, tmp_path: Path):
         _, said = process.communicate()
     assert process.returncode == 0, said
     assert "\n$ " not in f"\n{said}"
-    # and another voice does not overwrite it
-    with start(*argv[:4], "berta", *argv[5:], "--max-steps", end) as process:
-        _, said = process.communicate()
-    assert process.returncode == 2
-    assert "holds a voice with --name en_US-anna, not en_US-berta: name another --out" in said

@@ -42,6 +42,8 @@ def make(recipe: Recipe) -> int:
             content = json.dumps(dict(recipe.base.symbols), ensure_ascii=False)
             files.write({recipe.phonemes: content.encode()})
         for step_of in steps_of(recipe):
+            if commands.asked is not None:  # while nothing ran
+                return 128 + commands.asked
             code = _do(step_of, recipe, record, commands)
             _write_page(recipe, record)
             if code:

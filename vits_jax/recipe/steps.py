@@ -85,30 +85,37 @@ class Recipe:
 
     @property
     def corpus(self) -> Path:
+        """What `preprocess` reads."""
         return self.out / "corpus" if self.kind == RECORDINGS else self.folder
 
     @property
     def report(self) -> Path:
+        """What `check` says."""
         return self.out / "check.json"
 
     @property
     def report_page(self) -> Path:
+        """The same to look at."""
         return self.out / "check.html"
 
     @property
     def data(self) -> Path:
+        """The prepared directory."""
         return self.out / "data"
 
     @property
     def run(self) -> Path:
+        """The run's directory."""
         return self.out / "run"
 
     @property
     def voice(self) -> Path:
+        """The exported voice."""
         return self.out / "voice" / f"{self.name}.onnx"
 
     @property
     def phonemes(self) -> Path:
+        """The base's symbols, where they are its own."""
         return self.out / "phonemes.json"
 
     @property
