@@ -81,9 +81,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"data", "model", "state", "checkpoints", "voice", "metrics", "pages"},
     "benchmarks": {"data", "model", "state", "checkpoints", "voice", "training"},
     "evaluation": {"data", "voice", "metrics", "pages"},
+    "recipe": {"text", "data", "checkpoints", "metrics", "training", "pages"},
     "commands": {
         *("text", "data", "checkpoints", "voice", "metrics", "training", "benchmarks"),
-        "evaluation",
+        *("evaluation", "recipe"),
     },
 }
 DOORS = {"train", "preprocess", "check", "infer", "export_onnx", "voice_conversion"}

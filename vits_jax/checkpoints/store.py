@@ -186,6 +186,22 @@ def read_metadata(step_dir: Path) -> Metadata:
     return read_contents(step_dir).metadata
 
 
+def written_metadata(step_dir: Path) -> Metadata:
+    """The metadata of one step's directory, without Orbax: no device is touched.
+
+    Raises:
+        Damaged: it is not what was saved.
+        UserError: it is of a later format, or not one of ours.
+    """
+    path = step_dir / _METADATA
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        values = written["custom_metadata"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path}: damaged: it is not what was saved") from error
+    return Metadata.from_json(values, step_dir)
+
+
 def metrics_of(step_dir: Path) -> dict[str, float]:
     """What is known of a step: metrics (``mel`` …), lower is better; ``epochs`` at an epoch's end.
 

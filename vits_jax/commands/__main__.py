@@ -14,6 +14,8 @@ COMMANDS = {
     "plan": "say what train would do, and compile it beforehand",
     "preprocess": "prepare a corpus: a dataset directory",
     "check": "say what is wrong with a corpus, or with a dataset directory",
+    "gather": "make a corpus of recordings: texts beside them or recognised, long ones cut",
+    "voice": "from a folder of recordings to a voice, with a warm start, in one command",
     "infer": "speak: phoneme ids or texts to speech",
     "export-onnx": "write a checkpoint as a voice for Piper's runtimes",
     "voice-conversion": "say a recording in another speaker's voice",

@@ -15,6 +15,7 @@ from vits_jax.commands.corpus_flags import add_corpus_flags, corpus_settings
 from vits_jax.config import Config
 from vits_jax.data.checks.report import Report
 from vits_jax.data.corpora.clean import check_out, write_lines, write_rows
+from vits_jax.data.corpora.corpus import DATASET, LJSPEECH, MYCROFT, kind_of
 from vits_jax.data.corpora.settings import location
 from vits_jax.errors import UserError
 from vits_jax.presets import preset
@@ -29,7 +30,6 @@ every row that will not be used, with the reason; rows that look wrong; hours, s
 lengths, symbols; batches and the memory that they take. Nothing in DIR is changed.
 """
 DEFAULT_BATCH_SIZE = 32
-DATASET, LJSPEECH, MYCROFT = "dataset", "ljspeech", "mycroft"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def _main(argv: Sequence[str]) -> None:
         both = f"--batch-size {flags.batch_size} and --batch-frames {flags.batch_frames}"
         raise UserError(f"{both}: expected one of the two")
     config = preset(flags.quality)
-    kind = _kind(flags.directory) if flags.dataset_format == "auto" else flags.dataset_format
+    kind = kind_of(flags.directory) if flags.dataset_format == "auto" else flags.dataset_format
     if kind == DATASET:
         _refuse_corpus_flags(parser, flags)
     check = _check_dataset if kind == DATASET else _check_corpus
@@ -140,24 +140,6 @@ def _parser() -> Parser:
     )
     add_corpus_flags(parser)
     return parser
-
-
-def _kind(directory: Path) -> str:
-    """A prepared directory, or a corpus of which format."""
-    from vits_jax.data.corpora.corpus import metadata_files
-
-    if not directory.is_dir():
-        raise UserError(f"{directory} is not a directory: expected a corpus, or a prepared one")
-    if (directory / "dataset.jsonl").is_file() or (directory / "config.json").is_file():
-        return DATASET
-    if (directory / "metadata.csv").is_file():
-        return LJSPEECH
-    if metadata_files(directory):
-        return MYCROFT
-    raise UserError(
-        f"{directory} holds no dataset.jsonl (a prepared directory), no metadata.csv (ljspeech) "
-        "and no *-metadata.txt (mycroft)"
-    )
 
 
 def _refuse_corpus_flags(parser: Parser, flags: argparse.Namespace) -> None:

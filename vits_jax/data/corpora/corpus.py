@@ -14,6 +14,9 @@ from vits_jax.data.corpora.audio_files import is_file
 from vits_jax.data.unusable import LeftOut
 from vits_jax.errors import UserError
 
+DATASET, LJSPEECH, MYCROFT = "dataset", "ljspeech", "mycroft"
+"""What a directory may hold: what `preprocess` wrote, or a corpus in one of its formats."""
+
 EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 _BOM = b"\xef\xbb\xbf"
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
@@ -103,6 +106,26 @@ def read_corpus(
 def read_ljspeech(input_dir: Path, single_speaker: bool = False) -> Corpus:
     """`read_corpus` of an ljspeech corpus."""
     return read_corpus(input_dir, "ljspeech", single_speaker)
+
+
+def kind_of(directory: Path) -> str:
+    """A prepared directory, or a corpus of which format, by the files that are there.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory: expected a corpus, or a prepared one")
+    if (directory / "dataset.jsonl").is_file() or (directory / "config.json").is_file():
+        return DATASET
+    if (directory / "metadata.csv").is_file():
+        return LJSPEECH
+    if metadata_files(directory):
+        return MYCROFT
+    raise UserError(
+        f"{directory} holds no dataset.jsonl (a prepared directory), no metadata.csv (ljspeech) "
+        "and no *-metadata.txt (mycroft)"
+    )
 
 
 def metadata_files(input_dir: Path) -> list[Path]:

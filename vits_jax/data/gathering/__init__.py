@@ -1,0 +1,1 @@
+"""A folder of recordings to a corpus: long ones cut, texts beside them or recognised."""
