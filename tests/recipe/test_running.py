@@ -55,8 +55,11 @@ def test_codes_and_output(program, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("number", "hears"),
-    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)]
-    + [(signal.SIGHUP, signal.SIGTERM)],
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGHUP, signal.SIGTERM),
+    ],
 )
 def test_a_signal_reaches_it_once_even_from_a_terminal(number, hears, program, tmp_path: Path):
     """A terminal's Ctrl-C goes to all of a group of processes, of which it is none."""
