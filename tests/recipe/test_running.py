@@ -53,14 +53,14 @@ def test_codes_and_output(program, tmp_path: Path):
     assert code == 143
 
 
-@pytest.mark.parametrize(
-    ("number", "hears"),
-    [
-        (signal.SIGINT, signal.SIGINT),
-        (signal.SIGTERM, signal.SIGTERM),
-        (signal.SIGHUP, signal.SIGTERM),
-    ],
-)
+PASSED_ON = {
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+}
+
+
+@pytest.mark.parametrize(("number", "hears"), PASSED_ON.items())
 def test_a_signal_reaches_it_once_even_from_a_terminal(number, hears, program, tmp_path: Path):
     """A terminal's Ctrl-C goes to all of a group of processes, of which it is none."""
 
