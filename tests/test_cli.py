@@ -14,7 +14,7 @@ import pytest
 from vits_jax.cli import Parser, run
 from vits_jax.commands.foreign_flags import OTHERS
 from vits_jax.commands.train import configure, main
-from vits_jax.config import FIELDS, FROM_DATASET, Config, read_yaml, write_yaml
+from vits_jax.config import FIELDS, FROM_DATASET, NO_FLAGS, Config, read_yaml, write_yaml
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.presets import preset_names, preset_path
 
@@ -83,7 +83,7 @@ def test_presets_and_what_wins(tmp_path: Path):
 @pytest.mark.parametrize("quality", preset_names())
 def test_every_preset_is_possible_and_leaves_the_dataset_its_say(quality):
     assert configure([*NEEDED, "--quality", quality]).data.batch_size == 8
-    assert not set(read_yaml(preset_path(quality))) & set(FROM_DATASET)
+    assert not set(read_yaml(preset_path(quality))) & set(NO_FLAGS)
 
 
 def test_a_configuration_is_written_and_read_back(tmp_path: Path):
@@ -259,7 +259,7 @@ def test_help_lists_every_flag(capsys):
         main(["--help"])
     assert ended.value.code == 0
     shown = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
-    ours = {f"--{name.replace('_', '-')}" for name in FIELDS if name not in FROM_DATASET}
+    ours = {f"--{name.replace('_', '-')}" for name in FIELDS if name not in NO_FLAGS}
     assert shown == ours | {"--quality", "--config", "--version"}
 
 

@@ -26,7 +26,7 @@ from tests.runs import REAL, REAL_ENVIRONMENT, flags, write_dataset
 from tools.make_demo_corpus import read_rows, speak_all
 from vits_jax.checkpoints.growing import Growth
 from vits_jax.commands.__main__ import COMMANDS
-from vits_jax.config import FIELDS, FROM_DATASET, Config, read_yaml
+from vits_jax.config import FIELDS, NO_FLAGS, Config, read_yaml
 from vits_jax.config_checks import problems
 from vits_jax.errors import UserError
 from vits_jax.model.networks import abstract_networks, parameter_shapes
@@ -194,7 +194,7 @@ def test_presets_there_are() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_preset_is_possible_and_leaves_the_rate_to_the_dataset(name: str) -> None:
     values = read_yaml(preset_path(name))
-    assert set(values) <= set(FIELDS) - set(FROM_DATASET)
+    assert set(values) <= set(FIELDS) - set(NO_FLAGS)
     config = _preset(name)
     assert list(problems(config)) == []
     assert math.prod(config.model.upsample_rates) == config.audio.hop_length

@@ -33,6 +33,9 @@ PRECISIONS: Mapping[str, str] = types.MappingProxyType(
 MRD_RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 """Of `--use-mrd`: FFT size, hop and window of each, samples (Piper's)."""
 
+OFF, HOLD = "off", "hold"
+"""Of `--keep-speakers`, beside numbers."""
+
 
 def _flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -135,6 +138,13 @@ class OptimizerConfig:
     recover_steps: int | None = _flag(
         None, "steps in which what a warm start lacks is learnt before the rest (default: 400)"
     )
+    keep_speakers: str = _flag(
+        "off",
+        "what a warm start took of a voice with several speakers: hold (stays; new speakers' rows "
+        "of emb_g learn alone), a number (is pulled back, so strongly; old rows stay), or off",
+    )
+    kept_speakers: tuple[int, ...] = _flag((), "their rows of emb_g (from the warm start)")
+    kept_fresh: tuple[str, ...] = _flag((), "tensors that it did not take (from the warm start)")
     c_mel: float = _flag(45.0, "weight of the mel reconstruction loss")
     c_kl: float = _flag(1.0, "weight of the KL divergence")
     c_dur: float = _flag(1.0, "weight of the duration loss")
@@ -353,6 +363,9 @@ FIELDS: Mapping[str, Field] = types.MappingProxyType(_fields())
 FROM_DATASET = ("sample_rate", "num_symbols", "num_speakers")
 """What only the dataset can say."""
 
+NO_FLAGS = (*FROM_DATASET, "kept_speakers", "kept_fresh")
+"""What nobody sets: the dataset says it, or how the run began."""
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of flags; keys may be spelt with ``-`` or ``_``.
@@ -382,6 +395,6 @@ def write_yaml(config: Config, path: Path) -> None:
         lines.append(f"\n# {section}")
         for name, value in values.items():
             text = yaml.safe_dump({name: value}, default_flow_style=True, width=10_000)
-            left_out = name in FROM_DATASET or name == "run_dir"
+            left_out = name in NO_FLAGS or name == "run_dir"
             lines.append(("# " if left_out else "") + text.strip().strip("{}"))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

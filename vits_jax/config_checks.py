@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from vits_jax.config import (
+    HOLD,
     MRD_RESOLUTIONS,
+    OFF,
     PRECISIONS,
     AudioConfig,
     Config,
@@ -217,6 +219,7 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
         part, equals, factor = word.rpartition("=")
         if not (part.strip() and equals and _is_rate(factor)):
             yield _say("part_rates", word, "PART=FACTOR, such as dec=0.1")
+    yield from _kept(optimizer)
     yield from _at_least(optimizer, 0, "warmup_steps", "kl_annealing_steps", "recover_steps")
     if optimizer.lr_schedule not in LR_SCHEDULES:
         yield _say("lr_schedule", optimizer.lr_schedule, f"one of {', '.join(LR_SCHEDULES)}")
@@ -224,6 +227,17 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
         value = getattr(optimizer, name)
         if not (math.isfinite(value) and value > 0):
             yield _say(name, value, "a finite number above 0")
+
+
+def _kept(optimizer: OptimizerConfig) -> Iterator[str]:
+    asked = optimizer.keep_speakers
+    if asked in (OFF, HOLD):
+        return
+    if not _is_rate(asked) or not float(asked):
+        yield _say("keep_speakers", asked, f"{OFF}, {HOLD} or a number above 0")
+    elif float(asked) * optimizer.learning_rate > 1:
+        most = f"{1 / optimizer.learning_rate:g}, where a step would undo all of what was learnt"
+        yield _say("keep_speakers", asked, f"at most 1 / --learning-rate, {most}")
 
 
 def _is_rate(text: str) -> bool:

@@ -19,6 +19,7 @@ from jax.tree_util import register_dataclass
 from jax.typing import DTypeLike
 
 from vits_jax.config import Config
+from vits_jax.model.kept import anchored
 from vits_jax.model.networks import GENERATOR, initial_parameters, parameter_shapes
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.parts import frozen
@@ -47,12 +48,15 @@ class TrainState:
         averages: running averages of the generator's parameters, laid out like `params`: of the
             tensors as they are stored, so of both halves of a normed weight. Empty where a run
             keeps none.
+        anchors: the generator's parameters that are pulled back to where they began, as they were
+            then (`kept.anchored`), laid out like `params`. Empty where a run has none.
     """
 
     step: Any
     params: dict[str, dict[str, Any]]
     optimizer: dict[str, OptimizerState] = field(default_factory=dict)
     averages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def judged(self) -> dict[str, dict[str, Any]]:
@@ -77,7 +81,7 @@ class TrainState:
         """These networks' alone."""
         own = {
             part: {name: x for name, x in getattr(self, part).items() if name in networks}
-            for part in ("params", "optimizer", "averages")
+            for part in ("params", "optimizer", "averages", "anchors")
         }
         return self.replace(**own)
 
@@ -113,11 +117,18 @@ def fresh_state(
 
 def begin_averages(state: TrainState) -> TrainState:
     """With averages that begin here: copies of the generator's parameters, the host's."""
+    return state.replace(averages={GENERATOR: jax.tree.map(_copy, state.params[GENERATOR])})
 
-    def copy(array: Any) -> Any:
-        return array if isinstance(array, jax.core.Tracer) else np.array(array)
 
-    return state.replace(averages={GENERATOR: jax.tree.map(copy, state.params[GENERATOR])})
+def begin_anchors(state: TrainState, config: Config) -> TrainState:
+    """With anchors here, where the run has some: copies of parameters, the host's."""
+    names = anchored(config)
+    own = {name: _copy(p) for name, p in state.params[GENERATOR].items() if name in names}
+    return state.replace(anchors={GENERATOR: own} if own else {})
+
+
+def _copy(array: Any) -> Any:
+    return array if isinstance(array, jax.core.Tracer) else np.array(array)
 
 
 def with_moments_of(state: TrainState, target: TrainState) -> TrainState:
@@ -167,6 +178,9 @@ def abstract_state(
     state = jax.eval_shape(functools.partial(fresh_state, without=frozen(config)), params)
     if config.optimizer.ema_decay:
         state = state.replace(averages={GENERATOR: params[GENERATOR]})
+    if names := anchored(config):
+        own = {name: p for name, p in params[GENERATOR].items() if name in names}
+        state = state.replace(anchors={GENERATOR: own})
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
     )

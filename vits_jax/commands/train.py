@@ -11,7 +11,7 @@ from typing import Any
 
 from vits_jax.cli import Parser, run
 from vits_jax.commands import foreign_flags
-from vits_jax.config import FIELDS, FROM_DATASET, Config, Field, read_yaml
+from vits_jax.config import FIELDS, NO_FLAGS, Config, Field, read_yaml
 from vits_jax.config_checks import check, check_batch
 from vits_jax.errors import UserError
 from vits_jax.flag_types import convert, describe
@@ -92,7 +92,7 @@ def _put(config: Config, name: str, value: Any, where: str) -> Config:
     if name in foreign_flags.OTHERS:
         foreign_flags.refuse(name, value, where)
         return config
-    if name not in FIELDS:
+    if name not in FIELDS or name in NO_FLAGS:
         raise UserError(f"{where}: {foreign_flags.unknown(f'--{name}', _ours())}")
     if name == "devices" and str(value) == "-1":
         value = "auto"  # Lightning's other word for it
@@ -100,7 +100,7 @@ def _put(config: Config, name: str, value: Any, where: str) -> Config:
 
 
 def _ours() -> list[str]:
-    return [f"--{name.replace('_', '-')}" for name in FIELDS if name not in FROM_DATASET]
+    return [f"--{name.replace('_', '-')}" for name in FIELDS if name not in NO_FLAGS]
 
 
 class _TrainParser(Parser):
@@ -123,7 +123,7 @@ def make_parser(
     )
     groups = {section: parser.add_argument_group(section) for section in _sections()}
     for name, flag in FIELDS.items():
-        if name not in FROM_DATASET:
+        if name not in NO_FLAGS:
             groups[flag.section].add_argument(
                 f"--{name.replace('_', '-')}",
                 default=argparse.SUPPRESS,  # so that only what was given is laid over the preset

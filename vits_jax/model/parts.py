@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from vits_jax.config import Config
 from vits_jax.errors import UserError
+from vits_jax.model import kept
 from vits_jax.model.networks import GENERATOR, parameter_shapes
 
 DISCRIMINATORS = "discriminators"
@@ -28,10 +29,16 @@ def rates_of(config: Config) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=16)
 def frozen(config: Config) -> Mapping[str, frozenset[str]]:
-    """By network, the tensors that do not learn (``--freeze``): no gradients, no moments."""
-    shapes = parameter_shapes(config)
+    """By network, the tensors that do not learn: no gradients, no moments.
+
+    Those of ``--freeze``, and what ``--keep-speakers hold`` holds.
+    """
+    shapes, held = parameter_shapes(config), kept.held(config)
     found = parts_by_tensor(shapes, config.optimizer.freeze)
-    return {network: frozenset(found.get(network, ())) for network in shapes}
+    return {
+        network: frozenset(found.get(network, ())) | held.get(network, frozenset())
+        for network in shapes
+    }
 
 
 def check_frozen(config: Config) -> None:
@@ -39,8 +46,9 @@ def check_frozen(config: Config) -> None:
     shapes = parameter_shapes(config)
     check_parts(shapes, config.optimizer.freeze, "--freeze")
     if frozen(config)[GENERATOR] == shapes[GENERATOR].keys():
+        also = " with --keep-speakers hold" if kept.held(config) else ""
         raise UserError(
-            f"--freeze {','.join(config.optimizer.freeze)}: that is all of the generator: "
+            f"--freeze {','.join(config.optimizer.freeze)}{also}: that is all of the generator: "
             "expected something left to learn"
         )
 

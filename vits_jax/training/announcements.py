@@ -8,7 +8,7 @@ import math
 from jax.sharding import Mesh
 
 from vits_jax.checkpoints.saving import Keep
-from vits_jax.config import Config
+from vits_jax.config import HOLD, Config
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.speaker_weights import shown, speakers_in_an_epoch
 from vits_jax.data.manifest import Dataset
@@ -18,6 +18,7 @@ from vits_jax.model.networks import parameter_shapes
 from vits_jax.model.parts import frozen, rates_of
 from vits_jax.model.precision import chosen
 from vits_jax.state import Position
+from vits_jax.training import keeping
 from vits_jax.training.start import Start
 from vits_jax.training.stopping import Reason
 
@@ -50,14 +51,19 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
     for part, factor in rates_of(config).items():
         how = f"learning rate x {factor:g}" if factor else "stays as it is"
         _LOGGER.info("%s: %s", part, how)
+    if kept := keeping.announcement(config, dataset.config.raw):
+        _LOGGER.info("%s", kept)
+    flags = {"--freeze": ",".join(config.optimizer.freeze)}
+    if config.optimizer.keep_speakers == HOLD:
+        flags["--keep-speakers"] = HOLD
+    held_by = ", ".join(f"{flag} {value}" for flag, value in flags.items() if value)
     for network, names in frozen(config).items():
         if names:
             own = parameter_shapes(config)[network]
             numbers = sum(math.prod(own[name]) for name in names)
             _LOGGER.info(
-                "%s: %d of %d tensors do not learn (--freeze %s): %.2f M numbers",
-                *(network, len(names), len(own), ",".join(config.optimizer.freeze)),
-                numbers / 1e6,
+                "%s: %d of %d tensors do not learn (%s): %.2f M numbers",
+                *(network, len(names), len(own), held_by, numbers / 1e6),
             )
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""

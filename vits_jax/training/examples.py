@@ -19,6 +19,7 @@ from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.buckets import round_up
 from vits_jax.data.manifest import Dataset
 from vits_jax.model.networks import GENERATOR
+from vits_jax.model.parameters import Parameters
 from vits_jax.programs import Programs
 from vits_jax.state import Position, TrainState
 from vits_jax.training import pictures, signals
@@ -31,6 +32,7 @@ from vits_jax.voice import speech
 _LOGGER = logging.getLogger(__name__)
 
 _COMPARED = 30  # recordings of a speaker
+_PLAIN = speech.Settings()
 
 
 class SpokenExamples:
@@ -81,26 +83,9 @@ class SpokenExamples:
         self, state: TrainState, step: int, stop: Stop
     ) -> Iterator[Sound | Picture | dict[str, float]]:
         audio, cut, told = self._config.audio, [], []
-        params = local(state.judged[GENERATOR])
-        compiled = self._stages._replace(
-            encode=functools.partial(self._encode, (1, self._shape[0])),
-            decode=lambda *own, n_frames: self._decode((1, n_frames), *own),
-        )
-
-        def say(sentence: speech.Sentence) -> speech.Spoken:
-            with device_memory.explained(lambda: ("the test examples", None)):
-                (spoken,) = speech.speak(
-                    compiled,
-                    params,
-                    self._config,
-                    [sentence],
-                    speech.Settings(),
-                    shape=self._shape,
-                )
-            return spoken
-
+        say = functools.partial(self.say, local(state.judged[GENERATOR]))
         for number, row in enumerate(self._rows):
-            if stop.asked or not self._ready(stop):
+            if stop.asked or not self.ready(stop):
                 return
             sentence = speech.Sentence(
                 self._dataset.phoneme_ids(row), int(self._dataset.speaker_ids[row])
@@ -159,7 +144,21 @@ class SpokenExamples:
             "examples/recorded_alike": signals.apart(own[::2], own[1::2]),
         }
 
-    def _ready(self, stop: Stop) -> bool:
+    def say(
+        self, params: Parameters, sentence: speech.Sentence, settings: speech.Settings = _PLAIN
+    ) -> speech.Spoken:
+        """Speak with parameters of the generator, once `ready`."""
+        compiled = self._stages._replace(
+            encode=functools.partial(self._encode, (1, self._shape[0])),
+            decode=lambda *own, n_frames: self._decode((1, n_frames), *own),
+        )
+        with device_memory.explained(lambda: ("the test examples", None)):
+            (spoken,) = speech.speak(
+                compiled, params, self._config, [sentence], settings, shape=self._shape
+            )
+        return spoken
+
+    def ready(self, stop: Stop) -> bool:
         """Whether both stages are compiled; waits for those that are on their way."""
         return all(
             programs.ready((1, size), lambda: stop.asked)

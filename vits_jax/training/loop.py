@@ -26,6 +26,7 @@ from vits_jax.training.fitting import fitted
 from vits_jax.training.judging import Judging
 from vits_jax.training.maintenance import heeded
 from vits_jax.training.mesh import put_copies, replicated
+from vits_jax.training.old_speakers import OldSpeakers
 from vits_jax.training.outputs import Outputs
 from vits_jax.training.peers import Peers, watched
 from vits_jax.training.prepared import make_programs, of_dataset, prepare, started_alike
@@ -143,6 +144,7 @@ def _train(
         if run_dir is not None and processes.first
         else None
     )
+    old_speakers = OldSpeakers(config, dataset, prepared.parts.test, evaluators)
     lag = min(LAG, run.max_skipped_updates - 1)  # so that nothing follows the last skipped step
     with (
         Outputs(
@@ -236,6 +238,7 @@ def _train(
             save()
         if not interrupted():
             output.ended(step, judging)
+            output.records.scalars(step, old_speakers.tell(state, stop))
         if compiler.failure is not None:
             raise compiler.failure
     if skipped.too_many:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from vits_jax import device_memory, files
 from vits_jax.cli import version
 from vits_jax.compilation import local_directory
-from vits_jax.config import Config
+from vits_jax.config import OFF, Config
 from vits_jax.device_memory import LOWER, Needs, gigabytes, shown
 from vits_jax.errors import UserError
 from vits_jax.model.precision import chosen
@@ -134,6 +134,7 @@ def _identity(config: Config, mesh: Mesh) -> str:
         "averages": config.optimizer.ema_decay > 0,
         **{name: sections[name] for name in ("audio", "model")},
         **({"averages": True} if config.optimizer.ema_decay else {}),
+        **({"kept": kept} if (kept := config.optimizer.keep_speakers) != OFF else {}),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -24,8 +24,15 @@ from vits_jax.learning_rates import decayed
 from vits_jax.model.networks import MULTI_RESOLUTION, multi_resolution_shapes, parameter_shapes
 from vits_jax.model.parameters import Parameters
 from vits_jax.model.parts import check_parts, parts_by_tensor
-from vits_jax.state import Position, TrainState, abstract_state, begin_averages, create_state
-from vits_jax.training import recovery
+from vits_jax.state import (
+    Position,
+    TrainState,
+    abstract_state,
+    begin_anchors,
+    begin_averages,
+    create_state,
+)
+from vits_jax.training import keeping, recovery
 from vits_jax.training.mesh import formats, of_this_process, processes_of, put_copies, replicated
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,6 +49,7 @@ MAY_CHANGE = frozenset(
         *("devices", "accelerator", "precision", "coordinator", "num_nodes", "node_rank"),
         *_SCHEDULE,
         *("ema_decay", "part_rates", "freeze", "data_on_device"),
+        *("keep_speakers", "kept_speakers", "kept_fresh"),
         *("warmup_steps", "kl_annealing_steps", "recover", "recover_steps"),
         *("log_every_n_steps", "profile", "check_val_every_n_epoch"),
         *("logger", "metrics_every", "metric", "stop_when", "price"),
@@ -104,7 +112,7 @@ class Start:
             state = create_state(config, jax.random.key(config.run.seed))
             if self.transfer is not None and self.source is not None:
                 params = self.transfer.apply(state.params, self.source)
-                return state.replace(params=params, averages={})
+                return begin_anchors(state.replace(params=params, averages={}), config)
             return state
         # Several processes read it each for themselves.
         there = mesh if processes_of(mesh) == 1 else of_this_process(mesh)
@@ -160,7 +168,8 @@ def find_start(
             _LOGGER.info("%s has a checkpoint: it beats --%s", run_dir, name)
         return _continue(config, run_dir, planner, given, looking)
     if not named:
-        return config.replaced({"recover_steps": 0}), Start(planner.new())
+        config = keeping.not_begun(config).replaced({"recover_steps": 0})
+        return config, Start(planner.new())
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
     if named[0] == "resume_from_checkpoint":
         return _resume(config, source, planner, dataset, given)
@@ -171,6 +180,7 @@ def find_start(
         only = VOCODER if named[0] == "vocoder_warmstart_ckpt" else ()
         transfer = warm_start(source, config, dataset, only, unwanted)
     transfer.log(f"--{named[0]}", source)
+    config = keeping.from_warm_start(config, transfer, source, dataset)
     config = config.replaced({"recover_steps": recovery.steps(config, transfer)})
     return config, Start(planner.new(), source=source, transfer=transfer)
 
@@ -192,7 +202,7 @@ def _continue(
 ) -> tuple[Config, Start]:
     source, damaged = open_newest(run_dir, strict=config.run.strict)
     metadata = source.metadata
-    config = _with_optimizer(config, metadata.config.optimizer, given)
+    config = keeping.going_on(_with_optimizer(config, metadata.config.optimizer, given), source)
     changed = store.differences(metadata.config, config, MAY_CHANGE)
     if changed:
         raise UserError(
@@ -253,7 +263,7 @@ def _resume(
         rate, rate_d = decayed(optimizer, epochs)
         optimizer = dataclasses.replace(optimizer, learning_rate=rate, learning_rate_d=rate_d)
         decay_from = metadata.position.epoch
-    config = _with_optimizer(config, optimizer, given)
+    config = keeping.going_on(_with_optimizer(config, optimizer, given), source)
     _LOGGER.info("resuming %s", source.where)
     _say_of_multi_resolution(config, source)
     return config, dataclasses.replace(_go_on(source, planner), decay_from=decay_from)

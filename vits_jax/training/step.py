@@ -23,15 +23,15 @@ from jax.sharding import PartitionSpec as P
 from vits_jax.compilation import outlined
 from vits_jax.composed import Call, Composed, Function, of_nothing, of_rows, of_shape, of_text
 from vits_jax.config import Config
-from vits_jax.model.networks import GENERATOR, apart, judges_of, parameter_shapes
+from vits_jax.model.networks import GENERATOR, apart, judges_of
 from vits_jax.model.parameters import Parameters
-from vits_jax.model.parts import frozen, parts_by_tensor, rates_of
 from vits_jax.model.precision import Precision
 from vits_jax.model.randomness import RowRandomness, row_keys
 from vits_jax.state import TrainState, abstract_state
-from vits_jax.training import optimizer, recovery
+from vits_jax.training import optimizer
 from vits_jax.training.devices import Devices, stacked, unstacked
 from vits_jax.training.gradients import parted, summed
+from vits_jax.training.learning import factors, keeping, learning
 from vits_jax.training.losses import Rows, count_rows
 from vits_jax.training.mesh import AXIS
 from vits_jax.training.objective import (
@@ -120,11 +120,11 @@ def make_train_step(config: Config, mesh: Mesh, precision: Precision | None = No
     shapes = abstract_state(config)
     generator, judges = shapes.params[GENERATOR], judges_of(shapes.params)
     own, own_predictor, own_decoder = (on.held(of(generator)) for of in _PARTS)
-    learning = _learning(config, shapes.params)
-    parts = [of(learning[GENERATOR]) for of in _PARTS]
+    learns = learning(config, shapes.params)
+    parts = [of(learns[GENERATOR]) for of in _PARTS]
     parts[1] = {n: p for n, p in parts[1].items() if not n.startswith(SHARED)}  # not trained there
     to_own, to_predictor, to_decoder = (on.gradients(part) for part in parts)
-    to_judges, held = on.gradients(judges_of(learning)), on.held(shapes)
+    to_judges, held = on.gradients(judges_of(learns)), on.held(shapes)
     taken = _Taken([to_own, to_predictor, to_decoder], to_judges, on(_OWN))
     functions = {
         "rows": Function(on.each(rows, (_SHARED, _OWN), _parts_of(config)), of_shape),
@@ -292,10 +292,10 @@ def _updated(
     """On one device. `platform` decides how the program is put together, no number."""
     metrics = lax.psum(functools.reduce(added, taken.losses), AXIS)
     o, grads = config.optimizer, []
-    learning = _learning(config, state.params)
+    learns = learning(config, state.params)
     for name, parts, like in (
-        ("grad_norm_g", taken.generator, [of(learning[GENERATOR]) for of in _PARTS]),
-        ("grad_norm_d", [taken.judges], [judges_of(learning)]),
+        ("grad_norm_g", taken.generator, [of(learns[GENERATOR]) for of in _PARTS]),
+        ("grad_norm_d", [taken.judges], [judges_of(learns)]),
     ):
         reduce = outlined(functools.partial(summed, axis=AXIS), platform)
         sums, metrics[name] = reduce(parts)
@@ -308,25 +308,30 @@ def _updated(
     finite = all_finite(metrics)
     to_params = {GENERATOR: grads[0], **apart(grads[1])}
     params, optimizers = {}, {}
-    factors = _factors(config, rates)
+    own_factors = factors(config, rates)
     for network in state.params:
-        if not learning[network]:
+        if not learns[network]:
             params[network], optimizers[network] = state.params[network], state.optimizer[network]
             continue
         of_generator = network == GENERATOR
         rate = rates["learning_rate" if of_generator else "learning_rate_d"]
         betas = o.betas if of_generator else o.betas_d
         update = functools.partial(
-            optimizer.update, betas=betas, eps=o.eps, weight_decay=o.weight_decay
+            optimizer.update,
+            betas=betas,
+            eps=o.eps,
+            weight_decay=o.weight_decay,
+            **keeping(config, network),
         )
         with jax.named_scope(f"optimizer_{network}"):
             moved, optimizers[network] = outlined(update, platform)(
-                learning[network],
+                learns[network],
                 to_params[network],
                 state.optimizer[network],
                 learning_rate=rate,
                 apply=finite,
-                factors=factors.get(network),
+                factors=own_factors.get(network),
+                anchors=state.anchors.get(network),
             )
             params[network] = state.params[network] | moved
     metrics["skipped"] = jnp.where(finite, 0.0, 1.0)
@@ -337,30 +342,6 @@ def _updated(
             own = average(state.averages[GENERATOR], params[GENERATOR], apply=finite)
         state = state.replace(averages={GENERATOR: own})
     return state, metrics
-
-
-def _learning(config: Config, params: dict[str, Parameters]) -> dict[str, Parameters]:
-    """By network, what is not frozen."""
-    none = frozen(config)
-    return {
-        network: {name: p for name, p in own.items() if name not in none[network]}
-        for network, own in params.items()
-    }
-
-
-def _factors(config: Config, rates: Rates) -> dict[str, Parameters]:
-    """Of the learning rate, by network and tensor, of those that have one."""
-    found: dict[str, Parameters] = {}
-    # A tree's keys come sorted: in which order parts are named, the configuration knows.
-    for kind, parts in (("parts", tuple(rates_of(config))), ("recovery", recovery.PARTS)):
-        of_part = rates.get(kind)
-        if of_part is None:
-            continue
-        for network, own in parts_by_tensor(parameter_shapes(config), parts).items():
-            factors = found.setdefault(network, {})
-            for name, part in own.items():
-                factors[name] = factors[name] * of_part[part] if name in factors else of_part[part]
-    return found
 
 
 def _parts_of(config: Config) -> tuple[Any, ...]:
