@@ -144,7 +144,7 @@ def with_moments_of(state: TrainState, target: TrainState) -> TrainState:
         for moment in ("mu", "nu"):
             own[moment] = {
                 name: own[moment][name]
-                if name in own[moment]
+                if name in own.get(moment, {})
                 else jax.device_put(np.zeros(t.shape, t.dtype), t.sharding)
                 for name, t in wanted[moment].items()
             }

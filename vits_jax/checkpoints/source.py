@@ -23,7 +23,7 @@ from vits_jax.data.voice_config import read_voice_config
 from vits_jax.errors import UserError
 from vits_jax.model.networks import DISCRIMINATOR, GENERATOR, parameter_shapes
 from vits_jax.model.parameters import Parameters
-from vits_jax.state import TrainState, with_moments_of
+from vits_jax.state import OptimizerState, TrainState, with_moments_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -138,17 +138,22 @@ class _Stored:
                 f"{self.where}: it has no optimizer state: it cannot be continued; to start a new "
                 "run from its weights use --warmstart_ckpt"
             )
-        there = {
-            network: {
-                part: {n: x for n, x in own.items() if n in self.contents.moments[network]}
-                if isinstance(own, dict)
-                else own
-                for part, own in moments.items()
-            }
-            for network, moments in target.optimizer.items()
-        }
-        wanted = target.replace(optimizer=there).to_dict()
+        wanted = target.replace(optimizer=self._there(target)).to_dict()
         return with_moments_of(TrainState.from_dict(store.restore(self.where, wanted)), target)
+
+    def _there(self, target: TrainState) -> dict[str, OptimizerState]:
+        """Of the moments that are wanted, those that were saved."""
+        found: dict[str, OptimizerState] = {}
+        for network, own in target.optimizer.items():
+            names = self.contents.moments[network]
+            moments = {
+                moment: {name: x for name, x in own[moment].items() if name in names}
+                for moment in ("mu", "nu")
+            }
+            # Orbax does not take none of a part for a part of it.
+            saved = {moment: some for moment, some in moments.items() if some}
+            found[network] = {"count": own["count"], **saved}
+        return found
 
 
 @dataclass(frozen=True)

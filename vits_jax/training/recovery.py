@@ -10,7 +10,8 @@ discriminators. Their gradients would tear the rest apart before they mean anyth
    these from what the decoder makes of them, and do not yet push.
 3. Decoder and flow learn too; what the discriminators say counts more and more, wholly from the
    half.
-4. Text encoder and durations follow after ``recover_steps``, more and more, within as many.
+4. Text encoder and durations stay until four times ``recover_steps``, and then follow, more and
+   more, within as many. Let go earlier they lower the divergence by saying less: words are lost.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ STEPS = 400
 
 _LETS_GO = 0.25  # of decoder and flow, in `recover_steps`
 _WHOLLY = 0.5  # the discriminators count
+_TEXT_LETS_GO = 4.0  # of text encoder and durations, from then to twice that
 PARTS = ("dec", "flow", "enc_p", "dp", "dp.post_*", "dp.flows.1.*")
 """Of which `factors` are, as `parts.parts_by_tensor` reads them."""
 
@@ -65,7 +67,7 @@ def factors(config: Config, step: int) -> dict[str, float]:
     """
     done = step / (config.optimizer.recover_steps or 1)
     heard = 0.0 if done < _LETS_GO else 1.0
-    others = min(1.0, max(0.0, done - 1))
+    others = min(1.0, max(0.0, done / _TEXT_LETS_GO - 1))
     return dict(zip(PARTS, (heard, heard, others, others, 1.0, 1.0)))
 
 
