@@ -190,6 +190,7 @@ def test_a_sweep_goes_as_far_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         steps=1,
         peer=False,
         cache=False,
+        freeze=None,
     )
     with few_layers(2, 1):
         figures = training_step.benchmark(flags, smallest())
