@@ -277,8 +277,7 @@ def test_what_the_checkpoint_says(tmp_path: Path) -> None:
     restored = source.state(target)
     assert restored.step == 7
     assert restored.averages.keys() == {"model_g"}
-    config = single(STOCHASTIC)
-    transfer = warm_start(source, parameter_shapes(config), metadata.dataset)
+    transfer = warm_start(source, single(STOCHASTIC), metadata.dataset)
     assert not transfer.fresh
     assert not transfer.left
 

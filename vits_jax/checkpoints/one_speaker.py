@@ -25,7 +25,7 @@ from vits_jax.checkpoints.source import UNHEARD, Source
 from vits_jax.checkpoints.speaker_folds import EMBEDDING, Arrays, Fold, folds
 from vits_jax.checkpoints.store import Metadata
 from vits_jax.checkpoints.warm_start import hears_speaker
-from vits_jax.config import Config
+from vits_jax.config import OFF, Config
 from vits_jax.data.speakers import mixture
 from vits_jax.errors import UserError
 from vits_jax.model.networks import GENERATOR, parameter_shapes
@@ -120,7 +120,8 @@ def single(config: Config) -> Config:
         "part_rates": [w for w in o.part_rates if has_part(shapes, w.rpartition("=")[0].strip())],
         "freeze": [part for part in o.freeze if has_part(shapes, part)],
     }
-    return config.replaced({name: tuple(own) for name, own in parts.items()})
+    others = {"keep_speakers": OFF, "kept_speakers": (), "kept_fresh": ()}  # who are gone
+    return config.replaced({**{name: tuple(own) for name, own in parts.items()}, **others})
 
 
 class OneSpeaker(NamedTuple):
