@@ -170,7 +170,7 @@ def test_a_warm_start_begins_them_from_its_own_weights(dataset: Path, tmp_path: 
     more = {"max_steps": 0, "ema_decay": DECAY, "warmstart_ckpt": tmp_path / "old"}
     with pytest.MonkeyPatch.context() as patch:
         shapes = {"model_g": {"x": (3,)}, "model_d": {"x": (3,)}}
-        patch.setattr("vits_jax.training.start.parameter_shapes", lambda config: shapes)
+        patch.setattr("vits_jax.checkpoints.warm_start.parameter_shapes", lambda config: shapes)
         patch.setattr("vits_jax.checkpoints.warm_start._SYMBOLS", "x")
         train(small(dataset, tmp_path / "new", **more))
     old, new = leaves(tmp_path / "old"), leaves(tmp_path / "new")
