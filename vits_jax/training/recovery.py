@@ -34,8 +34,8 @@ PARTS = ("dec", "flow", "enc_p", "dp", "dp.post_*", "dp.flows.1.*")
 """Of which `factors` are, as `parts.parts_by_tensor` reads them."""
 
 
-def steps(config: Config, transfer: Transfer) -> int:
-    """``recover_steps`` of a run that begins so: 0 where there is nothing to learn first.
+def steps(config: Config, transfer: Transfer) -> int | None:
+    """``recover_steps`` of a run that begins so: None where there is nothing to learn first.
 
     Args:
         config: what was asked for.
@@ -49,7 +49,7 @@ def steps(config: Config, transfer: Transfer) -> int:
     asked = config.optimizer.recover_steps
     wanted = STEPS if asked is None else asked
     if config.run.recover == "off" or others or not (missing or judges) or not wanted:
-        return 0
+        return None
     lacks = ["the posterior encoder"] * bool(missing) + ["discriminators"] * judges
     _LOGGER.info(
         "--recover auto: the checkpoint lacks %s: %d steps of learning that before the rest",

@@ -168,7 +168,7 @@ def find_start(
             _LOGGER.info("%s has a checkpoint: it beats --%s", run_dir, name)
         return _continue(config, run_dir, planner, given, looking)
     if not named:
-        config = keeping.not_begun(config).replaced({"recover_steps": 0})
+        config = keeping.not_begun(config).replaced({"recover_steps": None})
         return config, Start(planner.new())
     source = open_checkpoint(getattr(run, named[0]), run.voice_config)
     if named[0] == "resume_from_checkpoint":
