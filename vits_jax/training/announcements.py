@@ -8,7 +8,7 @@ import math
 from jax.sharding import Mesh
 
 from vits_jax.checkpoints.saving import Keep
-from vits_jax.config import Config
+from vits_jax.config import HOLD, Config
 from vits_jax.data.batching.batches import Plan
 from vits_jax.data.batching.speaker_weights import shown, speakers_in_an_epoch
 from vits_jax.data.manifest import Dataset
@@ -53,13 +53,17 @@ def announce(config: Config, mesh: Mesh, dataset: Dataset, parts: Split, plan: P
         _LOGGER.info("%s: %s", part, how)
     if kept := keeping.announcement(config, dataset.config.raw):
         _LOGGER.info("%s", kept)
+    flags = {"--freeze": ",".join(config.optimizer.freeze)}
+    if config.optimizer.keep_speakers == HOLD:
+        flags["--keep-speakers"] = HOLD
+    held_by = ", ".join(f"{flag} {value}" for flag, value in flags.items() if value)
     for network, names in frozen(config).items():
         if names:
             own = parameter_shapes(config)[network]
             numbers = sum(math.prod(own[name]) for name in names)
             _LOGGER.info(
-                "%s: %d of %d tensors do not learn: %.2f M numbers",
-                *(network, len(names), len(own), numbers / 1e6),
+                "%s: %d of %d tensors do not learn (%s): %.2f M numbers",
+                *(network, len(names), len(own), held_by, numbers / 1e6),
             )
     newest = "every one" if run.keep_newest < 0 else f"the newest {run.keep_newest}"
     for_ever = f", every {run.keep_epochs} epochs" if run.keep_epochs else ""

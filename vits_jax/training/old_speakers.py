@@ -77,8 +77,11 @@ class OldSpeakers:
         for row in kept[:MOST_SPEAKERS] if len(self._rows) else ():
             if stop.asked or not self._examples.ready(stop):
                 break
-            for name, value in self._of(self._examples, row, names[row], state):
-                found[f"kept/{names[row]}/{name}"] = value
+            try:
+                for name, value in self._of(self._examples, row, names[row], state):
+                    found[f"kept/{names[row]}/{name}"] = value
+            except ValueError as error:  # what was trained is saved; what it says need be no sound
+                _LOGGER.warning("%s cannot be heard now: %s", names[row], error)
         return found
 
     def _of(
