@@ -27,9 +27,10 @@ def to_ckpt(state: TrainState, metadata: Metadata) -> dict[str, Any]:
     step, position = int(state.step), metadata.position
     o = config.optimizer
     now, now_d = metadata.learning_rates()
+    falls = o.lr_schedule == "exponential"  # the one that Piper has: others stay where they are
     rates = (
-        (o.learning_rate, now, o.lr_decay, o.betas),
-        (o.learning_rate_d, now_d, o.lr_decay_d, o.betas_d),
+        (o.learning_rate, now, o.lr_decay if falls else 1.0, o.betas),
+        (o.learning_rate_d, now_d, o.lr_decay_d if falls else 1.0, o.betas_d),
     )
     averages = {
         f"{network}.{name}": own[name]
