@@ -102,7 +102,7 @@ def test_frozen_parts_have_no_moments_and_can_be_let_go(dataset: Path, tmp_path:
     freeze = "enc_p,dp,dec.ups.*,discriminators"
     more = {"freeze": freeze, **REAL}
     train(small(dataset, tmp_path / "run", max_steps=2, **more))
-    config = of_dataset(small(dataset, tmp_path / "run", max_steps=4, **more))
+    config = of_dataset(small(dataset, tmp_path / "run", max_steps=50, **more))
     train(config)
     before = jax.device_get(create_state(config, jax.random.key(config.run.seed)).params)
     after, held = leaves(tmp_path / "run"), frozen(config)
@@ -115,13 +115,13 @@ def test_frozen_parts_have_no_moments_and_can_be_let_go(dataset: Path, tmp_path:
                 there = f"['optimizer']['{network}']['{moment}']['{name}']" in after
                 assert there != (name in held[network]), name
 
-    train(small(dataset, tmp_path / "run", max_steps=5, **more | {"freeze": ""}))
+    train(small(dataset, tmp_path / "run", max_steps=51, **more | {"freeze": ""}))
     freed = leaves(tmp_path / "run")
     for network, parameters in before.items():
         for name in parameters:
             key = f"['{network}']['{name}']"
             assert freed[f"['params']{key}"].tobytes() != after[f"['params']{key}"].tobytes(), name
-    train(small(dataset, tmp_path / "run", max_steps=6, **more))  # and held again
+    train(small(dataset, tmp_path / "run", max_steps=52, **more))  # and held again
     assert sum("['mu']" in key for key in leaves(tmp_path / "run")) < sum(
         "['mu']" in key for key in freed
     )
