@@ -106,6 +106,36 @@ def test_when_a_start_recovers(dataset: Path, published: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_an_interrupted_fit_begins_again(dataset: Path, published: Path, tmp_path: Path, caplog):
+    """It is nothing to go on from: no checkpoint says that it was done."""
+    caplog.set_level(logging.INFO, "vits_jax")
+    more = {"warmstart_ckpt": published, "max_time": "00:00:00:01", **REAL}
+    outcome = train(small(dataset, tmp_path / "run", **more))
+    assert (outcome.step, outcome.exit_code) == (0, 0)
+    assert "fitting" in caplog.text and "fitting, step 150" not in caplog.text
+    assert not list((tmp_path / "run" / DIRECTORY).glob("*"))
+
+
+def test_a_posterior_encoder_that_is_there_is_not_fitted(dataset: Path, tmp_path: Path) -> None:
+    """Where discriminators alone are missing, they alone are waited for."""
+    config = of_dataset(small(dataset, tmp_path / "run"))
+    params = jax.device_get(create_state(config, jax.random.key(1)).params[GENERATOR])
+    raw = load_dataset(dataset, hop_length=config.audio.hop_length, min_samples=1).config.raw
+    onnx_voice.write(tmp_path / "whole", onnx_voice.Recovered(config, dict(raw), params))
+    more = {"warmstart_ckpt": tmp_path / "whole", "recover_steps": 7}
+    found = prepare(of_dataset(small(dataset, tmp_path / "run", **more)), None, None, Timeline())
+    assert found.config.optimizer.recover_steps == 7
+    assert found.start.recovers(found.config)
+
+    def fit(*_: object) -> None:
+        raise AssertionError("there is nothing to fit")
+
+    state = found.start.state(found.config, found.mesh, fit)
+    for name, array in params.items():
+        np.testing.assert_array_equal(state.params[GENERATOR][name], array, err_msg=name)
+
+
+@pytest.mark.slow
 def test_what_is_missing_is_fitted_to_what_is_there(dataset: Path, caplog) -> None:
     """The encoder finds what the voice said, and what recordings are expected to be."""
     caplog.set_level(logging.INFO, "vits_jax")
@@ -116,11 +146,13 @@ def test_what_is_missing_is_fitted_to_what_is_there(dataset: Path, caplog) -> No
     parts = split(utterances.keys, 0.1, 2)
     plan = Planner(config, utterances, parts, 1).new()
     params = create_state(config, jax.random.key(1)).params
-    after = fitted(config, params, utterances, plan, steps=120)
+    halves = {name for name in params[GENERATOR] if name.startswith(UNHEARD)}
+    of_run = (utterances, plan, jax.local_devices()[0])
+    after = fitted(config, params, halves, *of_run, steps=120)
     for network, own in params.items():
         for name, array in own.items():
             same = np.asarray(after[network][name]).tobytes() == np.asarray(array).tobytes()
-            may_learn = network == GENERATOR and name.startswith(UNHEARD)
+            may_learn = network == GENERATOR and name in halves
             assert same or may_learn, name
     told = [r.args for r in caplog.records if r.msg.startswith("fitting, step")]
     first, last = told[0], told[-1]
@@ -128,5 +160,5 @@ def test_what_is_missing_is_fitted_to_what_is_there(dataset: Path, caplog) -> No
     assert last[1] < first[1]  # the divergence of recordings
     assert last[3] < first[3]  # the likelihood of what is spoken
 
-    stopped = fitted(config, params, utterances, plan, lambda: True)
+    stopped = fitted(config, params, halves, *of_run, lambda: True)
     assert stopped[GENERATOR].keys() == parameter_shapes(config)[GENERATOR].keys()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -27,7 +27,6 @@ import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 
-from vits_jax.checkpoints.source import UNHEARD
 from vits_jax.compilation import jit
 from vits_jax.config import Config
 from vits_jax.data.batching.batches import Plan, load_batch
@@ -70,30 +69,36 @@ class Fit(NamedTuple):
 def fitted(
     config: Config,
     parameters: Mapping[str, Parameters],
+    missing: Collection[str],
     dataset: Dataset,
     plan: Plan,
+    device: jax.Device,
     interrupted: Callable[[], bool] = lambda: False,
     processes: Processes = ALONE,
     steps: int = STEPS,
 ) -> dict[str, Parameters]:
-    """Parameters of all networks, those of the generator in `UNHEARD` fitted to the others.
+    """Parameters of all networks, those of the generator that are missing fitted to the others.
 
-    On one device; where `interrupted` says so, with what was learnt until then.
+    Where `interrupted` says so, with what was learnt until then.
 
     Args:
         config: of the run.
         parameters: ``{network: {name: array}}``.
+        missing: names of the generator's, of those that speaking never reads
+            (`checkpoints.source.UNHEARD`).
         dataset: of recordings and texts.
         plan: of the run's batches.
+        device: to compute on.
         interrupted: whether to stop.
         processes: of the run; all get what the first one found, whose rounding may be its own.
         steps: updates.
     """
-    whole = {name: jnp.asarray(np.asarray(p)) for name, p in parameters[GENERATOR].items()}
-    own = {name: p for name, p in whole.items() if name.startswith(UNHEARD)}
+    whole = {name: np.asarray(p) for name, p in parameters[GENERATOR].items()}
+    whole = jax.device_put(whole, device)
+    own = {name: p for name, p in whole.items() if name in missing}
     rest = {name: p for name, p in whole.items() if name not in own}
-    moments = jax.tree.map(jnp.asarray, fresh_state({GENERATOR: own}).optimizer[GENERATOR])
-    update = jit(functools.partial(_update, config), donate_argnums=(0, 2))
+    moments = jax.device_put(fresh_state({GENERATOR: own}).optimizer[GENERATOR], device)
+    update = jit(functools.partial(_update, config), device.platform, donate_argnums=(0, 2))
     bucket, rows = _of_middle_length(plan)
     _LOGGER.info("fitting %d tensors to the voice as it is, in %d steps", len(own), steps)
     for step in range(steps):

@@ -125,11 +125,8 @@ def _train(
     # State
     advice = "use a smaller --quality, or a device with more memory"
     with device_memory.explained(lambda: ("the state of model and optimizers", None), advice):
-        state = start.state(
-            config,
-            mesh,
-            lambda params: fitted(config, params, dataset, plan, lambda: stop.here, processes),
-        )
+        to_fit = dataset, plan, mesh.local_devices[0], lambda: stop.here, processes
+        state = start.state(config, mesh, lambda p, missing: fitted(config, p, missing, *to_fit))
     timeline.done("state")
 
     # Loop
@@ -234,7 +231,8 @@ def _train(
                         output.evaluated(evaluators, stop)
                         output.judge(step, judging, stop)
                         processes.meet()  # the first one was at it longer
-        if step > first.step or compiler.failure is None:
+        # A fit that was interrupted is nothing to go on from: it begins again.
+        if step > first.step or (compiler.failure is None and not start.recovers(config)):
             save()
         if not interrupted():
             output.ended(step, judging)

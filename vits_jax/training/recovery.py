@@ -5,7 +5,7 @@ random: the posterior encoder, the half of the duration predictor that training 
 discriminators. Their gradients would tear the rest apart before they mean anything
 (docs/fine-tuning.md), so each part is let go of when those that it hears know enough:
 
-1. Before the first step the missing halves are fitted to the voice's own speech (`fitting`).
+1. Before the first step the missing halves are fitted to the voice as it is (`fitting`).
 2. A quarter of ``recover_steps``: they go on, on the recordings; discriminators learn to tell
    these from what the decoder makes of them, and do not yet push.
 3. Decoder and flow learn too; what the discriminators say counts more and more, wholly from the
@@ -34,6 +34,16 @@ PARTS = ("dec", "flow", "enc_p", "dp", "dp.post_*", "dp.flows.1.*")
 """Of which `factors` are, as `parts.parts_by_tensor` reads them."""
 
 
+def missing(transfer: Transfer) -> frozenset[str]:
+    """The generator's tensors that begin fresh, of those that speaking never reads: to fit."""
+    return frozenset(name for name in _fresh(transfer) if name.startswith(UNHEARD))
+
+
+def _fresh(transfer: Transfer) -> list[str]:
+    prefix = f"{GENERATOR}."
+    return [name.removeprefix(prefix) for name in transfer.fresh if name.startswith(prefix)]
+
+
 def steps(config: Config, transfer: Transfer) -> int | None:
     """``recover_steps`` of a run that begins so: None where there is nothing to learn first.
 
@@ -41,16 +51,14 @@ def steps(config: Config, transfer: Transfer) -> int | None:
         config: what was asked for.
         transfer: what is taken of the checkpoint.
     """
-    fresh = [name.partition(".") for name in transfer.fresh]
-    own = [name for network, _, name in fresh if network == GENERATOR]
-    missing = [name for name in own if name.startswith(UNHEARD)]
-    judges = any(network == DISCRIMINATOR for network, *_ in fresh)
-    others = {name for name in own if not hears_speaker(name)}.difference(missing)
+    own, halves = _fresh(transfer), missing(transfer)
+    judges = any(name.startswith(f"{DISCRIMINATOR}.") for name in transfer.fresh)
+    others = [name for name in own if not hears_speaker(name) and name not in halves]
     asked = config.optimizer.recover_steps
     wanted = STEPS if asked is None else asked
-    if config.run.recover == "off" or others or not (missing or judges) or not wanted:
+    if config.run.recover == "off" or others or not (halves or judges) or not wanted:
         return None
-    lacks = ["the posterior encoder"] * bool(missing) + ["discriminators"] * judges
+    lacks = ["the posterior encoder"] * bool(halves) + ["discriminators"] * judges
     _LOGGER.info(
         "--recover auto: the checkpoint lacks %s: %d steps of learning that before the rest",
         *(" and ".join(lacks), wanted),

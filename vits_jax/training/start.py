@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from vits_jax.training.mesh import formats, of_this_process, processes_of, put_c
 
 _LOGGER = logging.getLogger(__name__)
 
-Fit = Callable[[dict[str, Parameters]], dict[str, Parameters]]
+Fit = Callable[[dict[str, Parameters], Collection[str]], dict[str, Parameters]]
 
 _SCHEDULE = ("learning_rate", "learning_rate_d", "lr_decay", "lr_decay_d", "lr_schedule")
 # What may be different when a run is continued: its length, its devices, the learning
@@ -80,17 +80,22 @@ class Start:
     transfer: Transfer | None = None
     decay_from: int = 0
 
-    def state(self, config: Config, mesh: Mesh, fit: Fit = lambda params: params) -> TrainState:
+    def recovers(self, config: Config) -> bool:
+        """Whether the run begins with what the checkpoint lacks (`recovery`)."""
+        return bool(config.optimizer.recover_steps) and self.transfer is not None
+
+    def state(self, config: Config, mesh: Mesh, fit: Fit = lambda params, _: params) -> TrainState:
         """Fresh, or from the checkpoint; a copy on every device (`mesh.formats`).
 
         Args:
             config: of the run.
             mesh: the devices.
-            fit: what the checkpoint lacks to what it has, before the first step of a recovery.
+            fit: the named tensors of the generator to the others, where a run recovers.
         """
         state = self._state(config, mesh)
-        if config.optimizer.recover_steps and not self.position.step:
-            state = state.replace(params=fit(state.params), averages={})
+        if self.transfer is not None and self.recovers(config):
+            halves = recovery.missing(self.transfer)
+            state = state.replace(params=fit(state.params, halves) if halves else state.params)
         if config.optimizer.ema_decay and not state.averages:
             if self._goes_on:
                 _LOGGER.info("averages of the weights begin at step %d", self.position.step)
