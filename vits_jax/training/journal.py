@@ -7,13 +7,13 @@ what earlier lines say of later steps was lost, and is done again.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vits_jax import json_lines
 from vits_jax.training.appending import Appended
 
 NAME = "metrics.jsonl"
@@ -30,8 +30,8 @@ class Journal:
     def __init__(self, run_dir: Path, step: int):
         self._file = Appended(run_dir, lambda: NAME, "metrics")
         # A line of its own, after one that a killed run may have left unfinished.
-        broken = _ends_within_a_line(run_dir / NAME)
-        self._head = [b"\n" * broken + _line({"step": step, "begins": True})]
+        begins = json_lines.of({"step": step, "begins": True})
+        self._head = [json_lines.head(run_dir / NAME) + begins]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line."""
@@ -41,7 +41,7 @@ class Journal:
     def note(self, step: int, content: Mapping[str, Any]) -> None:
         """A line of anything that JSON holds, beside the numbers."""
         self._file.add(
-            [*self._head, _line({"step": step, "time": round(time.time(), 3), **content})]
+            [*self._head, json_lines.of({"step": step, "time": round(time.time(), 3), **content})]
         )
         self._head = []
 
@@ -56,7 +56,9 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     Lines that are no JSON object, as a killed run leaves one, are left out.
     """
     lines: list[dict[str, Any]] = []
-    for line in _objects(run_dir / NAME):
+    for line in json_lines.objects(run_dir / NAME):
+        if not isinstance(line.get("step"), int):
+            continue
         if line.get("begins"):
             lines = [earlier for earlier in lines if earlier["step"] <= line["step"]]
         else:
@@ -78,29 +80,3 @@ def history(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, flo
             if name not in ("step", "time") and isinstance(value, int | float):
                 found.setdefault(name, {})[line["step"]] = value
     return {name: sorted(points.items()) for name, points in found.items()}
-
-
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                yield line
-
-
-def _line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
-
-
-def _ends_within_a_line(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            return file.read(1) != b"\n"
-    except OSError:  # none, or empty
-        return False

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vits_jax import json_lines
 from vits_jax.data.corpora import audio_files
 from vits_jax.errors import RunFailed, UserError
 from vits_jax.plugins import function_at
@@ -46,8 +45,10 @@ class Hearing:
         self._path, self._where = path, where
         self._known = {
             line["audio"]: line["text"]
-            for line in _lines(path)
-            if line.get("recogniser") == where and isinstance(line.get("text"), str)
+            for line in json_lines.objects(path)
+            if line.get("recogniser") == where
+            and isinstance(line.get("audio"), str)
+            and isinstance(line.get("text"), str)
         }
         self.vad = audio_files.make_vad()
 
@@ -75,23 +76,8 @@ class Hearing:
         text = self._known[digest] = one_line(text)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = {"audio": digest, "recogniser": self._where, "text": text}
-        with self._path.open("ab+") as file:
-            # A line of its own, after one that a killed start may have left unfinished.
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            broken = file.read(1) not in (b"", b"\n")
-            file.write(b"\n" * broken + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        # A line of its own, after one that a killed start may have left unfinished.
+        head = json_lines.head(self._path)
+        with self._path.open("ab") as file:
+            file.write(head + json_lines.of(line))
         return text
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a file of lines; a last one that a killed start left unfinished is none."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get("audio"), str):
-                yield line
