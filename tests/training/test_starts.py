@@ -288,7 +288,7 @@ def test_vocoder_warm_start(one_speaker, single, single_params, tmp_path):
 
 
 def test_rows_go_by_name(several, several_run, tmp_path):
-    """More speakers and symbols (which sound like nothing), in another order: each keeps its row."""
+    """More speakers and symbols, which sound like nothing, in another order: each keeps its row."""
     old = params(several_run)
     speakers = {"newcomer": 0, "speaker 2": 1, "speaker 0": 2, "speaker 1": 3, "another": 4}
     symbols = "_^$ " + "".join(reversed(SYMBOLS[4:])) + "§¶†"
