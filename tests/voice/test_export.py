@@ -26,7 +26,7 @@ from vits_jax.commands.export_onnx import main
 from vits_jax.model.networks import GENERATOR
 from vits_jax.presets import preset
 from vits_jax.state import Position, TrainState
-from vits_jax.voice import Voice, companions, export, graph, streaming, verify
+from vits_jax.voice import Voice, cards, companions, export, graph, streaming, verify
 
 COMPANIONS = ["MODEL_CARD.md", "tokens.txt", "voice.onnx", "voice.onnx.json"]
 
@@ -315,7 +315,7 @@ def test_quality_is_the_preset(name: str, rate: int, audio: Any, quality: str) -
     voice = dataclasses.replace(test_voice.voice(), config=config, dataset=dataset)
     papers = companions.voice_config(voice, "anna")
     assert papers["audio"] == {"sample_rate": rate, "quality": quality}
-    assert f"* Quality: {quality}\n" in companions.card("a", "1", voice, papers, "x").decode()
+    assert f"* Quality: {quality}\n" in cards.model_card("a", "1", voice, papers, "x").decode()
 
 
 def test_published_papers_are_kept(dataset) -> None:

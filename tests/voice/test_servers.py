@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import http.server
 import io
 import json
+import shutil
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 import wave
 from collections.abc import Iterator
@@ -17,50 +22,45 @@ from typing import Any
 
 import numpy as np
 import pytest
-from piper import PiperVoice, SynthesisConfig
+from piper import PiperVoice, SynthesisConfig, download_voices
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 from wyoming.error import Error
 from wyoming.info import Describe, Info
 from wyoming.tts import Synthesize, SynthesizeVoice
+from wyoming_piper import download
 
 from tests.runs import RATE
-from tests.voice import test_voice
-from vits_jax.checkpoints.saving import Checkpoints, Keep
-from vits_jax.checkpoints.store import Metadata
-from vits_jax.commands.export_onnx import main
-from vits_jax.model.networks import GENERATOR
-from vits_jax.state import Position, TrainState
-from vits_jax.voice import export
-from vits_jax.voice.verify import Agreement
 
 TEXT = "Hello there."
 DEADLINE = 120.0  # seconds; what takes long is a machine that does much else
-OLD_PAPERS = {
-    "dataset": "letters",
-    "audio": {"sample_rate": RATE, "quality": "tiny"},
-    "espeak": {"voice": "en-us"},
-    "language": {"code": "en-us"},  # as preprocess wrote it once
-    "phoneme_type": "espeak",
-}
+KEY = "en_US-anna-tiny"
+HUB = "https://huggingface.co/rhasspy/piper-voices/resolve/main"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The voice of a checkpoint from before the languages were written in full."""
-    voice, directory = test_voice.voice(), tmp_path_factory.mktemp("anna")
-    checkpoints = Checkpoints(directory / "run", Keep())
-    metadata = Metadata(voice.config, Position(), dict(voice.dataset) | OLD_PAPERS, {})
-    checkpoints.save(
-        1, TrainState(np.array(1, np.int32), {GENERATOR: voice.parameters}).to_dict(), metadata
-    )
-    checkpoints.close()
-    path = directory / "voice" / "anna.onnx"
-    with pytest.MonkeyPatch.context() as patch:
-        # What JAX would say has tests of its own, and takes long to compile.
-        patch.setattr(export, "compare", lambda *_: Agreement(0.0, 0, 0, 1, 1, finite=True))
-        assert main([str(directory / "run"), str(path)]) == 0
-    return path
+def exported(tree: Path) -> Path:
+    """The voice where it was written."""
+    return tree / "en" / "en_US" / "anna" / "tiny" / f"{KEY}.onnx"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Files of a directory; nothing on stderr."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub(tree: Path) -> Iterator[str]:
+    """The address of a server that has the tree, in place of Hugging Face's."""
+    handler = functools.partial(Quiet, directory=str(tree))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def listening(pid: int) -> list[int]:
@@ -114,6 +114,26 @@ def assert_spoken(audio: bytes, path: Path, speaker: int) -> None:
     np.testing.assert_allclose(samples, expected(path, speaker), rtol=0, atol=2)
 
 
+# Piper's downloader
+
+
+def test_pipers_downloader_finds_it(
+    exported: Path, hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    for name in ("URL_FORMAT", "VOICES_JSON"):
+        address = getattr(download_voices, name)
+        assert address.startswith(HUB)
+        monkeypatch.setattr(download_voices, name, address.replace(HUB, hub))
+    download_voices.list_voices()
+    assert capsys.readouterr().out.split() == [KEY]
+    download_voices.download_voice(KEY, tmp_path)
+    for name in (f"{KEY}.onnx", f"{KEY}.onnx.json"):
+        assert (tmp_path / name).read_bytes() == exported.with_name(name).read_bytes()
+    assert PiperVoice.load(tmp_path / f"{KEY}.onnx").config.num_speakers == 2
+    with pytest.raises(urllib.error.HTTPError):
+        download_voices.download_voice("en_US-anna-high", tmp_path)
+
+
 # wyoming-piper, as Home Assistant asks it
 
 
@@ -143,18 +163,38 @@ async def spoken(port: int, voice: SynthesizeVoice) -> tuple[AudioStart, bytes]:
     return start, audio
 
 
-def test_wyoming_lists_it_and_speaks(exported: Path, tmp_path: Path) -> None:
-    command = ["wyoming_piper", "--voice", "anna", "--data-dir", str(exported.parent)]
+@pytest.fixture
+def home(exported: Path, hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of wyoming-piper: one voice from the list, and one that was copied there."""
+    monkeypatch.setattr(download, "URL_FORMAT", download.URL_FORMAT.replace(HUB, hub))
+    directory = tmp_path / "home"
+    directory.mkdir()
+    voices = download.get_voices(directory, update_voices=True)
+    download.ensure_voice_exists(KEY, [directory], directory, voices)
+    fetched = sorted(path.name for path in directory.iterdir())
+    assert fetched == [f"{KEY}.onnx", f"{KEY}.onnx.json", "voices.json"]
+    for ending in (".onnx", ".onnx.json"):
+        shutil.copy(exported.with_name(KEY + ending), directory / f"copied{ending}")
+    return directory
+
+
+def test_wyoming_lists_it_and_speaks(exported: Path, home: Path, tmp_path: Path) -> None:
+    command = ["wyoming_piper", "--voice", KEY, "--data-dir", str(home)]
     command += ["--uri", "tcp://127.0.0.1:0", "--noise-scale", "0", "--noise-w-scale", "0"]
     with serving(tmp_path / "log", *command) as port:
         (program,) = asyncio.run(described(port)).tts
-        (voice,) = [voice for voice in program.voices if voice.name == "anna"]
-        assert (voice.languages, voice.installed) == (["en_US"], True)
-        assert voice.description == "anna (tiny)"
+        voices = {voice.name: voice for voice in program.voices}
+        for name, description in ((KEY, "anna (tiny)"), ("copied", "anna (tiny)")):
+            assert (voices[name].languages, voices[name].installed) == (["en_US"], True)
+            assert voices[name].description == description
+        assert [speaker.name for speaker in voices[KEY].speakers or []] == ["ann", "bob"]
         for number, speaker in enumerate(("ann", "bob")):
-            start, audio = asyncio.run(spoken(port, SynthesizeVoice("anna", speaker=speaker)))
+            start, audio = asyncio.run(spoken(port, SynthesizeVoice(KEY, speaker=speaker)))
             assert (start.rate, start.width, start.channels) == (RATE, 2, 1)
             assert_spoken(audio, exported, number)
+        for name in ("copied", "anna"):  # `dataset` is another name of it
+            _, audio = asyncio.run(spoken(port, SynthesizeVoice(name, speaker="bob")))
+            assert_spoken(audio, exported, 1)
 
 
 # Piper's web server
@@ -169,16 +209,16 @@ def asked(port: int, page: str, question: dict[str, Any] | None = None) -> bytes
 
 
 def test_the_web_server_lists_it_and_speaks(exported: Path, tmp_path: Path) -> None:
-    command = ["piper.http_server", "-m", "anna", "--data-dir", str(exported.parent)]
+    command = ["piper.http_server", "-m", KEY, "--data-dir", str(exported.parent)]
     command += ["--host", "127.0.0.1", "--port", "0", "--noise-scale", "0", "--noise-w-scale", "0"]
     with serving(tmp_path / "log", *command) as port:
         assert json.loads(asked(port, "info"))["voice"] == {
-            "name": "anna",
+            "name": KEY,
             "language": "en-us",
             "num_speakers": 2,
         }
         (config,) = json.loads(asked(port, "voices")).values()
-        assert config == json.loads(exported.with_name("anna.onnx.json").read_text())
+        assert config == json.loads(exported.with_name(f"{KEY}.onnx.json").read_text())
         assert config["language"]["country_english"] == "United States"
         for number, speaker in enumerate(("ann", "bob")):
             answer = asked(port, "synthesize", {"text": TEXT, "speaker": speaker})

@@ -1,4 +1,10 @@
-"""``python -m vits_jax.export_onnx``: a checkpoint as a voice for Piper's runtimes."""
+"""``python -m vits_jax.export_onnx``: a checkpoint as a voice for Piper's runtimes.
+
+    vits-jax export-onnx runs/anna voices/anna/anna.onnx
+    vits-jax export-onnx runs/anna published --name anna --licence cc0-1.0
+
+The second writes a directory of voices that Piper's clients can fetch them from: docs/voices.md.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ from collections.abc import Sequence
 
 from vits_jax.cli import Parser, run
 from vits_jax.commands.checkpoint_flags import CHECKPOINT, add_voice_config, add_which
+from vits_jax.commands.listing_flags import add_listing_flags, listing_of
 from vits_jax.errors import UserError
 
 
@@ -18,6 +25,7 @@ def _main(argv: Sequence[str]) -> None:
     flags = _parser().parse(argv)
     if flags.half and flags.quantize:
         raise UserError("--half and --quantize: expected one of the two")
+    said = listing_of(flags)
     # Imported after the flags are read: a mistyped flag is answered at once.
     try:
         import onnx  # noqa: F401
@@ -28,8 +36,14 @@ def _main(argv: Sequence[str]) -> None:
         ) from error
 
     from vits_jax.compilation import use_cache
+    from vits_jax.voice.cards import evaluated
+    from vits_jax.voice.catalogue import Listing
     from vits_jax.voice.export import export
 
+    listing = None
+    if said is not None:
+        figures = flags.evaluation and evaluated(flags.evaluation, flags.checkpoint)
+        listing = Listing(**said, evaluation=figures)
     use_cache()
     form = "float16" if flags.half else "int8" if flags.quantize else "float32"
     export(
@@ -41,6 +55,7 @@ def _main(argv: Sequence[str]) -> None:
         voice_config=flags.voice_config,
         ema=flags.ema,
         best=flags.best,
+        listing=listing,
     )
 
 
@@ -51,7 +66,11 @@ def _parser() -> Parser:
         metavar="CHECKPOINT",
         help=CHECKPOINT,
     )
-    parser.add_argument("output", metavar="VOICE.onnx", help="written with its companions")
+    parser.add_argument(
+        "output",
+        metavar="VOICE.onnx",
+        help="written with its companions; with --name a directory of voices",
+    )
     add_voice_config(parser)
     add_which(parser)
     parser.add_argument(
@@ -68,4 +87,5 @@ def _parser() -> Parser:
     parser.add_argument(
         "--streaming", action="store_true", help="write an encoder and a decoder as well"
     )
+    add_listing_flags(parser)
     return parser

@@ -1,11 +1,10 @@
-"""What lies beside a voice's graph: its configuration, its tokens, its card, its metadata."""
+"""What lies beside a voice's graph: its configuration, its tokens, its metadata."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from vits_jax.cli import version
 from vits_jax.presets import quality_of
 from vits_jax.text.languages import with_language_block
 from vits_jax.voice.voice import Voice
@@ -67,32 +66,3 @@ def metadata(config: dict[str, Any]) -> dict[str, str]:
         "n_speakers": str(config["num_speakers"]),
         "sample_rate": str(config["audio"]["sample_rate"]),
     }
-
-
-def card(name: str, step: str, voice: Voice, config: dict[str, Any], form: str) -> bytes:
-    """``MODEL_CARD.md``: what is known of the voice, and what its maker should add."""
-    model, language = voice.config.model, config.get("language") or {}
-    durations = "stochastic" if model.use_sdp else "plain"
-    parameters = sum(value.size for value in voice.parameters.values()) / 1e6
-    names = ", ".join(voice.speakers)
-    code = language.get("code") or config["espeak"]["voice"] or "not recorded"
-    called = ", ".join(filter(None, map(language.get, ("name_english", "country_english"))))
-    return f"""# Model card for {name}
-
-* Language: {code}{f" ({called})" if called else ""}
-* Quality: {config["audio"].get("quality") or "none of the presets"}
-* Speakers: {model.num_speakers}{f" ({names})" if names else ""}
-* Sample rate: {config["audio"]["sample_rate"]:,} Hz
-* Phonemes: {config["phoneme_type"]}
-* Network: VITS, {parameters:.1f} M parameters, {durations} durations
-* Weights: {form}{", averaged over training steps" if voice.averaged else ""}
-
-## Dataset
-
-* Name: {voice.dataset.get("dataset") or "not recorded"}
-* Source and licence: not recorded; whoever publishes the voice should say them here
-
-## Training
-
-* Trained with vits_jax {version()}, step {step}
-""".encode()

@@ -12,7 +12,9 @@ import onnx
 from vits_jax import files
 from vits_jax.checkpoints.source import open_checkpoint
 from vits_jax.errors import RunFailed, UserError
-from vits_jax.voice import companions, compression, graph
+from vits_jax.voice import cards, companions, compression, graph
+from vits_jax.voice.catalogue import Listing
+from vits_jax.voice.shelf import Shelf
 from vits_jax.voice.streaming import (
     HOP,
     MARGIN,
@@ -54,27 +56,30 @@ def export(
     voice_config: str | Path | None = None,
     ema: bool = True,
     best: bool = False,
+    listing: Listing | None = None,
 ) -> Exported:
     """Write ``voice.onnx`` and what belongs beside it.
 
     Args:
         checkpoint: a run directory, one step of it, or a ``.ckpt``.
-        output: where the graph goes; ends in ``.onnx``.
+        output: where the graph goes; ends in ``.onnx``. With a `listing` the tree of voices, in
+          which the voice gets its place.
         form: of `FORMS`.
         alignments: list the durations as a second output.
         streaming: write ``voice.streaming/encoder.onnx`` and ``decoder.onnx`` as well.
         voice_config: the ``config.json`` that goes with a ``.ckpt``.
         ema: take the averages of the weights, where it has some.
         best: of a run directory the best step that is kept, not its latest.
+        listing: what is said of a voice that is published.
 
     Raises:
         UserError: no checkpoint, one without a phoneme map, a file that cannot be written.
         RunFailed: the graph does not speak as JAX does; nothing is written.
     """
     output = Path(output)
-    if output.suffix != ".onnx":
+    if listing is None and output.suffix != ".onnx":
         raise UserError(f"{output}: expected a name that ends in .onnx")
-    files.check_writable(output.parent)
+    files.check_writable(output if listing is not None else output.parent)
     source = open_checkpoint(checkpoint, voice_config, best=best)
     voice = of_source(source, ema=ema)
     if not voice.dataset.get("phoneme_id_map"):
@@ -83,6 +88,10 @@ def export(
             "and no runtime speaks without: name it with --voice-config"
         )
     config = companions.voice_config(voice, output.stem)
+    shelf = None
+    if listing is not None:
+        shelf = Shelf.of(output, config, listing)
+        output, config = shelf.place.graph, shelf.config
     parameters = {name: np.asarray(value) for name, value in voice.parameters.items()}
     model = graph.whole(voice.config, parameters, alignments=alignments)
     model = finished(model, form, companions.metadata(config))
@@ -98,11 +107,12 @@ def export(
         output.with_name(output.name + ".json"): companions.to_json(config),
         output.with_name("tokens.txt"): companions.tokens(config),
     }
-    card = output.with_name("MODEL_CARD.md")
-    if card.exists():
-        _LOGGER.info("%s is there already: left as it is", card)
+    step = source.where.name
+    if shelf is None:
+        card = cards.model_card(output.stem, step, voice, config, form)
+        contents |= cards.new({output.with_name("MODEL_CARD.md"): card})
     else:
-        contents[card] = companions.card(output.stem, source.where.name, voice, config, form)
+        contents |= shelf.contents(contents, model, voice, step, form)
     first_audio = None
     if streaming:
         halves = {
