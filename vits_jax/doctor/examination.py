@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
@@ -27,6 +27,7 @@ from vits_jax.doctor.packages import OURS, Package
 DISK = 4_000_000_000
 """Bytes of a run of a medium voice: four checkpoints of 789 MB, and one that is being written."""
 PATIENCE = 900.0  # seconds for one part: on two busy processors the step compiles for minutes
+_NAMED = 4  # of what an extra lacks
 _GPU, _TPU = "/dev/nvidia0", "/dev/accel0"
 
 
@@ -56,7 +57,7 @@ def examine(seconds: float) -> Iterator[Finding]:
         seconds: how long to train; 0: not at all.
     """
     yield _python()
-    core = list(packages.below())
+    core = list(packages.below(packages.asked(OURS)))
     yield from _core(core)
     complete = set()
     for extra in packages.extras():
@@ -103,15 +104,18 @@ def _core(core: list[Package]) -> Iterator[Finding]:
 
 
 def _extra(name: str) -> Finding:
-    found = list(packages.below(OURS, name))
+    found = list(packages.below(packages.asked(OURS, name)))
     wrong = [package for package in found if not package.fits]
     here = {p.name: p.found for p in found if p.by == OURS}
     figures = {"complete": not wrong, "packages": here}
     if not wrong:
         said = ", ".join(f"{name} {found}" for name, found in here.items())
         return Finding(f"[{name}]", f"complete: {said}", figures=figures)
-    absent = [package.name for package in wrong if package.found is None]
-    said = f"not complete, for want of {', '.join(absent)}" if absent else "not complete"
+    absent = list(dict.fromkeys(package.name for package in wrong if package.found is None))
+    more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+    said = f"not complete, for want of {', '.join(absent[:_NAMED])}{more}"
+    if not absent:
+        said = "not complete"
     line = _pip(f"{OURS}[{name}]")
     others = [package for package in wrong if package.found is not None]
     if not others:  # nobody needs every extra
@@ -145,15 +149,11 @@ def _disk() -> Finding:
 # What works, tried in processes of their own
 
 
-class _Lines(NamedTuple):
-    """What a probe told, and the last words of one that failed."""
-
-    told: dict[str, dict[str, Any]]
-    failure: str | None
+_FAILURE = "failure"
 
 
-def _probe(*words: str) -> _Lines:
-    told = {}
+def _probe(*words: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a probe tells, as it comes; of one that failed, the last words as `_FAILURE`."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         command = [sys.executable, "-m", "vits_jax.doctor.probe", *words]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
@@ -163,28 +163,26 @@ def _probe(*words: str) -> _Lines:
             for line in process.stdout:
                 if line.startswith("{"):  # a library may print, too
                     figures = json.loads(line)
-                    told[figures.pop("about")] = figures
+                    yield figures.pop("about"), figures
         late = not patience.is_alive()
         patience.cancel()
-        if process.returncode == 0:
-            return _Lines(told, None)
         stderr.seek(0)
-        last = (stderr.read().strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        last = (stderr.read().strip().splitlines() or ["it said nothing"])[-1]
     if late:
-        last = f"no answer in {PATIENCE:.0f} s"
+        yield _FAILURE, {"said": f"no answer in {PATIENCE:.0f} s"}
     elif process.returncode < 0:
-        last = f"ended by {signal.Signals(-process.returncode).name}: {last}"
-    return _Lines(told, last)
+        yield _FAILURE, {"said": f"{signal.Signals(-process.returncode).name}: {last}"}
+    elif process.returncode:
+        yield _FAILURE, {"said": last}
 
 
 def _tried(part: str, shown: Callable[[dict[str, Any]], str], asked: str) -> Iterator[Finding]:
     """A part of an extra that is complete."""
-    lines = _probe(part)
-    if lines.failure is not None:
-        mend = f"{_pip(asked)} --force-reinstall"
-        yield Finding(part, f"fails: {lines.failure}", mend)
-    else:
-        yield Finding(part, shown(lines.told[part]), figures=lines.told[part])
+    for about, told in _probe(part):
+        if about == _FAILURE:
+            yield Finding(part, f"fails: {told['said']}", f"{_pip(asked)} --force-reinstall")
+        else:
+            yield Finding(part, shown(told), figures=told)
 
 
 def _audio(told: dict[str, Any]) -> str:
@@ -200,15 +198,15 @@ def _export(told: dict[str, Any]) -> str:
 
 
 def _core_at_work(seconds: float) -> Iterator[Finding]:
-    told, failure = _probe("step", str(seconds))
-    if "devices" in told:
-        yield from _devices(told["devices"])
-    if "cache" in told:
-        yield _cache(told["cache"])
-    if failure is not None:
-        yield _not_working(told, failure)
-    elif "step" in told:
-        yield _step(told["step"])
+    started = False
+    for about, told in _probe("step", str(seconds)):
+        if about == _FAILURE:
+            yield _not_working(started, told["said"])
+        elif about == "devices":
+            started = True
+            yield from _devices(told)
+        else:
+            yield _cache(told) if about == "cache" else _step(told)
 
 
 def _devices(told: dict[str, Any]) -> Iterator[Finding]:
@@ -241,8 +239,8 @@ def _cache(told: dict[str, Any]) -> Finding:
     return Finding("cache", text, mend, figures=told)
 
 
-def _not_working(told: dict[str, Any], failure: str) -> Finding:
-    if "devices" not in told:
+def _not_working(started: bool, failure: str) -> Finding:
+    if not started:
         advice = "JAX does not start: pip install --force-reinstall jax jaxlib"
         if "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
             advice += "; or without the accelerator: JAX_PLATFORMS=cpu"

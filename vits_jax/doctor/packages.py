@@ -51,9 +51,9 @@ def asked(distribution: str, extra: str = "") -> list[Requirement]:
     return found
 
 
-def below(distribution: str = OURS, extra: str = "") -> Iterator[Package]:
-    """What is asked for, and what that asks for in turn; nothing of what does not fit."""
-    return _below(distribution, asked(distribution, extra), set())
+def below(requirements: Iterable[Requirement], by: str = OURS) -> Iterator[Package]:
+    """What `by` asks for, and what that asks for in turn; nothing of what does not fit."""
+    return _below(by, requirements, set())
 
 
 def _below(
