@@ -149,7 +149,7 @@ def _disk() -> Finding:
 # What works, tried in processes of their own
 
 
-_FAILURE = "failure"
+_FAILURE, _LATE = "failure", "no answer in"
 
 
 def _probe(*words: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -169,7 +169,7 @@ def _probe(*words: str) -> Iterator[tuple[str, dict[str, Any]]]:
         stderr.seek(0)
         last = (stderr.read().strip().splitlines() or ["it said nothing"])[-1]
     if late:
-        yield _FAILURE, {"said": f"no answer in {PATIENCE:.0f} s"}
+        yield _FAILURE, {"said": f"{_LATE} {PATIENCE:.0f} s"}
     elif process.returncode < 0:
         yield _FAILURE, {"said": f"{signal.Signals(-process.returncode).name}: {last}"}
     elif process.returncode:
@@ -246,6 +246,8 @@ def _not_working(started: bool, failure: str) -> Finding:
             advice += "; or without the accelerator: JAX_PLATFORMS=cpu"
         return Finding("devices", f"fails: {failure}", advice, True)
     advice = f"{_pip(OURS)} --force-reinstall; if it fails again, report it with all of this"
+    if failure.startswith(_LATE):
+        advice = "try again when the machine is less busy; if a driver hangs: JAX_PLATFORMS=cpu"
     memory = ("RESOURCE_EXHAUSTED", "out of memory", "MemoryError", "SIGKILL")
     if any(word in failure for word in memory):
         advice = "no memory was left: end what else computes here, or take a larger machine"
