@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import check_jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 GITHUB = ROOT / ".github"
@@ -31,10 +31,8 @@ FORMS = sorted(p for p in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if p.stem !=
 def test_schema(schema: str, paths: list[Path]):
     assert paths
     words = ["--builtin-schema", schema, "--default-filetype", "yaml", *map(str, paths)]
-    done = subprocess.run(
-        [sys.executable, "-m", "check_jsonschema", *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
+    done = CliRunner().invoke(check_jsonschema.main, words)
+    assert done.exit_code == 0, done.output
 
 
 def _jobs(path: Path) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def test_the_version_is_the_tags(tmp_path: Path):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
         subprocess.run([*git, *words], check=True)
-    assert _version_of(tmp_path).startswith("0.1.dev1+g")  # no tag
+    assert _version_of(tmp_path).startswith("0.1.0.dev1+g")  # no tag
     subprocess.run([*git, "tag", "v1.2.3"], check=True)
     assert _version_of(tmp_path) == "1.2.3"
 
