@@ -1,6 +1,7 @@
 # make demo   a small voice from the shipped corpus, start to end: runs/demo/
 # make test   every test
 # make lint   style and types
+# make dist   sdist and wheel, checked: dist/
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ INSTALLED := .venv/installed
 DEMO := runs/demo
 SENTENCE ?= The quiet river carried the little boat home.
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint dist clean
 .DELETE_ON_ERROR:
 
 # torch goes first and pinned: whatever needs torch later finds it there.
@@ -41,6 +42,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The wheel is made of the sdist, as an installer would.
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t sdist -d dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,17 +1,13 @@
-"""The shell of the project: how tests run, the layers, presets, packaging, the demo corpus."""
+"""The shell of the project: how tests run, the layers, presets, the README, the demo corpus."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
 import math
-import os
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 import warnings
 from pathlib import Path
 
@@ -22,10 +18,8 @@ import pytest
 import soundfile
 from flax import nnx
 
-from tests.runs import REAL, REAL_ENVIRONMENT, flags, write_dataset
 from tools.make_demo_corpus import read_rows, speak_all
 from vits_jax.checkpoints.growing import Growth
-from vits_jax.commands.__main__ import COMMANDS
 from vits_jax.config import FIELDS, NO_FLAGS, Config, read_yaml
 from vits_jax.config_checks import problems
 from vits_jax.errors import UserError
@@ -82,9 +76,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarks": {"data", "model", "state", "checkpoints", "voice", "training"},
     "evaluation": {"data", "voice", "metrics", "pages"},
     "recipe": {"text", "data", "checkpoints", "metrics", "training", "pages"},
+    "doctor": {"text", "data", "benchmarks"},
     "commands": {
         *("text", "data", "checkpoints", "voice", "metrics", "training", "benchmarks"),
-        *("evaluation", "recipe"),
+        *("evaluation", "recipe", "doctor"),
     },
 }
 DOORS = {"train", "preprocess", "check", "infer", "export_onnx", "voice_conversion"}
@@ -178,6 +173,17 @@ def test_importing_the_package_is_cheap() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_reading_flags_imports_nothing_heavy() -> None:
+    heavy = {"jax", "flax", "orbax", "grain", "tensorflow", "tensorflow_datasets"}
+    heavy |= {"torch", "piper", "onnx", "onnxruntime", "scipy"}
+    code = (
+        "import sys; from vits_jax.commands import __main__, completion; "
+        f"completion.of_all(__main__.COMMANDS); print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 # Presets
 
 
@@ -236,73 +242,7 @@ def test_unknown_preset_is_answered_with_the_nearest() -> None:
         preset_path("mediun")
 
 
-# Packaging
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel of the sdist, and what it needs; no checkout."""
-    directory = tmp_path_factory.mktemp("installed")
-    sdist = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(directory)]
-    subprocess.run(sdist, cwd=ROOT, check=True, capture_output=True)
-    (archive,) = directory.glob("*.tar.gz")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    wheel = [*pip, "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
-    subprocess.run([*wheel, "--wheel-dir", str(directory), str(archive)], check=True)
-    (wheel_file,) = directory.glob("*.whl")
-
-    environment = directory / "environment"
-    venv.create(environment)
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    # Its dependencies are those of the tests; an editable install of theirs is not looked at.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [*pip, "--python", str(environment), "install", "--no-deps", "--no-index"]
-    subprocess.run([*install, str(wheel_file)], check=True, capture_output=True)
-    return environment
-
-
-def _run(environment: Path, *command: str, cwd: Path) -> str:
-    """Run a program of an environment elsewhere than in the checkout; what it said."""
-    done = subprocess.run(
-        [str(environment / "bin" / command[0]), *command[1:]],
-        cwd=cwd,
-        env={n: v for n, v in os.environ.items() if n != "PYTHONPATH"} | REAL_ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-def test_the_wheel_has_presets_types_and_every_command(installed: Path, tmp_path: Path):
-    code = "from vits_jax.presets import *; [print(preset_path(name)) for name in preset_names()]"
-    paths = [Path(line) for line in _run(installed, "python", "-c", code, cwd=tmp_path).split()]
-    assert {path.stem for path in paths} == set(preset_names())
-    for path in paths:
-        assert path.is_relative_to(installed)
-        assert path.read_bytes() == preset_path(path.stem).read_bytes()
-    package = paths[0].parent.parent
-    assert (package / "py.typed").is_file()
-    said = _run(installed, "vits-jax", "--help", cwd=tmp_path)
-    for name in COMMANDS:
-        assert f"  {name} " in said
-        said_of_it = _run(installed, "vits-jax", name, "--help", cwd=tmp_path)
-        assert f"usage: vits-jax {name} " in said_of_it
-
-
-@pytest.mark.slow
-def test_the_wheel_prepares_and_trains_without_a_checkout(installed: Path, tmp_path: Path):
-    shutil.copytree(DEMO, tmp_path / "demo")
-    words = "--input-dir demo --output-dir data --language en-us --sample-rate 16000"
-    words += " --dataset-format ljspeech"
-    said = _run(installed, "vits-jax", "preprocess", *words.split(), cwd=tmp_path)
-    assert "used 64 of 64 rows" in said
-    dataset = write_dataset(tmp_path / "small")
-    words = flags(dataset, tmp_path / "run", max_steps=1, **REAL)
-    said = _run(installed, "vits-jax", "train", *words, cwd=tmp_path)
-    assert "done after 1 steps" in said
-    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+# The README
 
 
 def test_readme_shows_the_tree_that_is_there() -> None:

@@ -210,7 +210,7 @@ def test_every_stage_of_an_accelerators_figures_is_a_command() -> None:
         if stage.name != "tests":
             module, *arguments = stage.arguments[1:]
             assert module == "vits_jax.commands"
-            flags = command._parser().parse([*arguments[1:], "--json", "x"])
+            flags = command.make_parser().parse([*arguments[1:], "--json", "x"])
             assert flags.command == arguments[1]
 
 

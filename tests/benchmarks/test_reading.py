@@ -62,7 +62,7 @@ def test_a_prepared_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert dataset.samples.tolist() == lengths.samples[: len(dataset)].tolist()
     assert dataset.id_lengths.tolist() == lengths.id_lengths[: len(dataset)].tolist()
     # What was counted is what was read: batches 1 … 20, into the second epoch.
-    flags = command._parser().parse(["input", *FLAGS])
+    flags = command.make_parser().parse(["input", *FLAGS])
     plan = reading._plan(dataset, len(dataset), flags, Config())
     counted = [batch for _, batch in batches(dataset, plan, 0, 1, 20)]
     assert plan.steps_per_epoch < 20

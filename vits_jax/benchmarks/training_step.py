@@ -79,8 +79,11 @@ def peer_process(config: Config, args: argparse.Namespace) -> Iterator[Any]:
 class Step:
     """The training step on random data that is already on the device: both networks, both updates.
 
-    Calling it runs one to its end and tells its seconds. ``flops`` are each device's.
+    Calling it runs one to its end and tells its seconds. ``flops`` are each device's, ``metrics``
+    those of the last step.
     """
+
+    metrics: dict[str, jax.Array]
 
     def __init__(self, args: argparse.Namespace, config: Config):
         if args.cache:
@@ -111,7 +114,7 @@ class Step:
     def __call__(self) -> float:
         start = time.perf_counter()
         self.state, metrics = self._programs(self._shape, self.state, self._batch, self._rates)
-        jax.block_until_ready((self.state, metrics))
+        self.metrics = jax.block_until_ready((self.state, metrics))[1]
         return time.perf_counter() - start
 
 

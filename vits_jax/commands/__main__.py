@@ -25,6 +25,8 @@ COMMANDS = {
     "import-onnx": "make a checkpoint of a Piper voice",
     "evaluate": "say how good a voice is, beside recordings",
     "benchmark": "measure, side by side with the alternative",
+    "doctor": "say what is installed and works, and what mends the rest",
+    "completion": "print what completes commands and flags in a shell",
 }
 
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = _parser().parse(argv)
+    flags = make_parser().parse(argv)
     _, module, measured = _BENCHMARKS[flags.command]
     # Imported after the flags are read: a mistyped flag is answered at once.
     benchmark = importlib.import_module(f"vits_jax.benchmarks.{module}").benchmark
@@ -83,7 +83,8 @@ def _config(flags: argparse.Namespace) -> Config:
     return config.replaced(more)
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("benchmark", "Measure, side by side with the alternative in one run.")
     kinds = parser.add_subparsers(dest="command", required=True, parser_class=_Benchmark)
     of = {name: kinds.add_parser(name, help=what) for name, (what, _, _) in _BENCHMARKS.items()}

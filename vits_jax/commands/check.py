@@ -47,7 +47,7 @@ class _Checked:
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = _parser()
+    parser = make_parser()
     flags = parser.parse(argv)
     for name in ("batch_size", "batch_frames", "max_phoneme_ids", "max_frames", "max_workers"):
         value = getattr(flags, name)
@@ -86,7 +86,8 @@ def _main(argv: Sequence[str]) -> None:
         _LOGGER.info("%d rows: %s", report.used, flags.write_clean)
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("check", _DESCRIPTION)
     add = parser.add_argument
     add("directory", type=location, metavar="DIR", help="a corpus, or what preprocess wrote")

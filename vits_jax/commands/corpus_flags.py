@@ -43,7 +43,7 @@ def add_corpus_flags(parser: Parser) -> None:
         "--phonemes-path",
         type=Path,
         metavar="FILE",
-        help="JSON with a symbol map of your own, symbol to id or list of ids",
+        help="JSON with a symbol map of your own, symbol to id or list of ids, or a voice's JSON",
     )
     add(
         "--dataset-type",

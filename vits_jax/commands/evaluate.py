@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = _checked(_parser().parse(argv))
+    flags = _checked(make_parser().parse(argv))
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.evaluation.comparison import compare
 
@@ -179,7 +179,8 @@ def _as_trained(voice: AnyVoice) -> Config:
     return Config().replaced({"hop_length": hop} if isinstance(hop, int) and hop > 0 else {})
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("evaluate", _DESCRIPTION)
     add = parser.add_argument
     add("voices", nargs="+", metavar="VOICE", help="a checkpoint or an .onnx; two are compared")

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = _parser().parse(argv)
+    flags = make_parser().parse(argv)
     if flags.half and flags.quantize:
         raise UserError("--half and --quantize: expected one of the two")
     said = listing_of(flags)
@@ -59,7 +59,8 @@ def _main(argv: Sequence[str]) -> None:
     )
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("export_onnx", "Write a checkpoint as a voice that Piper's runtimes play.")
     parser.add_argument(
         "checkpoint",

@@ -18,12 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = Parser("export_torch", "Write a checkpoint as Piper's trainer writes its own.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    parser.add_argument("output", metavar="OUT.ckpt", type=Path)
-    add_voice_config(parser)
-    flags = parser.parse(argv)
+    flags = make_parser().parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.checkpoints.piper.convert import export_ckpt
 
     export_ckpt(flags.checkpoint, flags.output, flags.voice_config)
+
+
+def make_parser() -> Parser:
+    """Of its flags."""
+    parser = Parser("export_torch", "Write a checkpoint as Piper's trainer writes its own.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    parser.add_argument("output", metavar="OUT.ckpt", type=Path)
+    add_voice_config(parser)
+    return parser

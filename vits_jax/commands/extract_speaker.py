@@ -18,6 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
+    flags = make_parser().parse(argv)
+    # Imported after the flags are read: a mistyped flag is answered at once.
+    from vits_jax.checkpoints import one_speaker
+    from vits_jax.checkpoints.source import open_checkpoint
+
+    source = open_checkpoint(flags.checkpoint, flags.voice_config, best=flags.best)
+    one_speaker.extract(source, flags.speaker).write(flags.output)
+
+
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("extract_speaker", "Make a checkpoint of one speaker of several.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("output", metavar="OUT", help="directory of the checkpoint, a new one")
@@ -30,10 +41,4 @@ def _main(argv: Sequence[str]) -> None:
     )
     add_voice_config(parser)
     add_best(parser)
-    flags = parser.parse(argv)
-    # Imported after the flags are read: a mistyped flag is answered at once.
-    from vits_jax.checkpoints import one_speaker
-    from vits_jax.checkpoints.source import open_checkpoint
-
-    source = open_checkpoint(flags.checkpoint, flags.voice_config, best=flags.best)
-    one_speaker.extract(source, flags.speaker).write(flags.output)
+    return parser

@@ -27,11 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = Parser("gather", _DESCRIPTION)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="recordings, below it too")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the corpus: preprocess --input-dir")
-    add_gathering_flags(parser)
-    flags = parser.parse(argv)
+    flags = make_parser().parse(argv)
     check_longest(flags.longest)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -40,6 +36,15 @@ def _main(argv: Sequence[str]) -> None:
         signal.signal(signal.SIGTERM, previous)
     for line in gathered.lines():
         _LOGGER.info("%s", line)
+
+
+def make_parser() -> Parser:
+    """Of its flags."""
+    parser = Parser("gather", _DESCRIPTION)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="recordings, below it too")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the corpus: preprocess --input-dir")
+    add_gathering_flags(parser)
+    return parser
 
 
 def add_gathering_flags(parser: Parser) -> None:

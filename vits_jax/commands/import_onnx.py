@@ -21,11 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = Parser("import_onnx", "Make a checkpoint of a Piper voice.")
-    parser.add_argument("voice", metavar="VOICE.onnx", help="exported by Piper or by vits_jax")
-    parser.add_argument("out", metavar="OUT", help="directory of the checkpoint, a new one")
-    parser.add_argument("--voice-config", help="the voice's JSON (default: VOICE.onnx.json)")
-    flags = parser.parse(argv)
+    flags = make_parser().parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.checkpoints.source import UNHEARD
     from vits_jax.checkpoints.voices import onnx_voice
@@ -43,3 +39,12 @@ def _main(argv: Sequence[str]) -> None:
         "not in an ONNX voice, so not in it: the optimizer, the discriminators, %s",
         ", ".join(absent),
     )
+
+
+def make_parser() -> Parser:
+    """Of its flags."""
+    parser = Parser("import_onnx", "Make a checkpoint of a Piper voice.")
+    parser.add_argument("voice", metavar="VOICE.onnx", help="exported by Piper or by vits_jax")
+    parser.add_argument("out", metavar="OUT", help="directory of the checkpoint, a new one")
+    parser.add_argument("--voice-config", help="the voice's JSON (default: VOICE.onnx.json)")
+    return parser

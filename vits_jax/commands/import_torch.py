@@ -18,12 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = Parser("import_torch", "Convert a Piper .ckpt, of the old trainer or the new.")
-    parser.add_argument("checkpoint", metavar="IN.ckpt", type=Path)
-    parser.add_argument("output", metavar="OUT", type=Path, help="directory to make")
-    add_voice_config(parser)
-    flags = parser.parse(argv)
+    flags = make_parser().parse(argv)
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.checkpoints.piper.convert import import_ckpt
 
     import_ckpt(flags.checkpoint, flags.output, flags.voice_config)
+
+
+def make_parser() -> Parser:
+    """Of its flags."""
+    parser = Parser("import_torch", "Convert a Piper .ckpt, of the old trainer or the new.")
+    parser.add_argument("checkpoint", metavar="IN.ckpt", type=Path)
+    parser.add_argument("output", metavar="OUT", type=Path, help="directory to make")
+    add_voice_config(parser)
+    return parser

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = _checked(_parser().parse(argv))
+    flags = _checked(make_parser().parse(argv))
     # Imported after the flags are read: a mistyped flag is answered at once.
     import jax
 
@@ -250,7 +250,8 @@ def _timing(
     }
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("infer", "Turn a text, phoneme ids, or JSON lines from stdin into speech.")
     add_checkpoint(parser)
     parser.add_argument("--output-dir", help="directory to write 0.wav, 1.wav, ... into")

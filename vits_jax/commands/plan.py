@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vits_jax.cli import run
-from vits_jax.commands.train import make_parser, of_flags
+from vits_jax.cli import Parser, run
+from vits_jax.commands.train import make_parser as make_train_parser
+from vits_jax.commands.train import of_flags
 from vits_jax.errors import UserError
 from vits_jax.flag_types import convert
 
@@ -30,35 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = make_parser("plan", "Say what train would do with these flags, without doing it.")
-    own = parser.add_argument_group("plan")
-    own.add_argument(
-        "--warm-cache", action="store_true", help="compile all of it, for the cache of programs"
-    )
-    own.add_argument(
-        "--json", default=argparse.SUPPRESS, metavar="FILE", help="write the figures here too"
-    )
-    elsewhere = parser.add_argument_group("plan for chips that are not here")
-    elsewhere.add_argument(
-        "--topology", default=argparse.SUPPRESS, help="v5e:2x4, v4:2x2x1, h100x4, a100 …"
-    )
-    for name, default, about in (
-        ("--phonemes", 150, "phoneme ids of every utterance"),
-        ("--frames", 600, "frames of every utterance"),
-    ):
-        elsewhere.add_argument(
-            name, type=int, default=argparse.SUPPRESS, help=f"{about} (default: {default})"
-        )
-    elsewhere.add_argument(
-        "--hours", type=float, default=argparse.SUPPRESS, help="of speech, for the time of an epoch"
-    )
-    elsewhere.add_argument(
-        "--largest",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="look for the largest batch, too: compiles once more",
-    )
-    flags = vars(parser.parse(argv))
+    flags = vars(make_parser().parse(argv))
     warm, file = flags.pop("warm_cache"), flags.pop("json", None)
     asked = {name: flags.pop(name) for name in _ELSEWHERE if name in flags}
     if "topology" in asked and "price" in flags:
@@ -87,6 +60,41 @@ def _main(argv: Sequence[str]) -> None:
         )
     if file is not None:
         Path(file).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def make_parser() -> Parser:
+    """Of its flags, beside those of ``train``."""
+    parser = make_train_parser(
+        "plan", "Say what train would do with these flags, without doing it."
+    )
+    own = parser.add_argument_group("plan")
+    own.add_argument(
+        "--warm-cache", action="store_true", help="compile all of it, for the cache of programs"
+    )
+    own.add_argument(
+        "--json", default=argparse.SUPPRESS, metavar="FILE", help="write the figures here too"
+    )
+    elsewhere = parser.add_argument_group("plan for chips that are not here")
+    elsewhere.add_argument(
+        "--topology", default=argparse.SUPPRESS, help="v5e:2x4, v4:2x2x1, h100x4, a100 …"
+    )
+    for name, default, about in (
+        ("--phonemes", 150, "phoneme ids of every utterance"),
+        ("--frames", 600, "frames of every utterance"),
+    ):
+        elsewhere.add_argument(
+            name, type=int, default=argparse.SUPPRESS, help=f"{about} (default: {default})"
+        )
+    elsewhere.add_argument(
+        "--hours", type=float, default=argparse.SUPPRESS, help="of speech, for the time of an epoch"
+    )
+    elsewhere.add_argument(
+        "--largest",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="look for the largest batch, too: compiles once more",
+    )
+    return parser
 
 
 _ELSEWHERE = ("topology", "phonemes", "frames", "hours", "largest")

@@ -52,7 +52,8 @@ def _main(argv: Sequence[str]) -> None:
     )
 
 
-def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("preprocess", _DESCRIPTION)
     add = parser.add_argument
     add(
@@ -120,7 +121,11 @@ def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
         help="the runner's own flags, as one argument: '--project=… --region=…'",
     )
     add("--debug", action="store_true", help="also log each row's phonemes")
-    flags = parser.parse(argv)
+    return parser
+
+
+def _settings(argv: Sequence[str]) -> tuple[Settings, Output, Cluster | None]:
+    flags = make_parser().parse(argv)
     if flags.debug:
         logging.getLogger("vits_jax").setLevel(logging.DEBUG)
     if flags.tfds is not None:

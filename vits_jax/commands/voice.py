@@ -12,7 +12,8 @@ from typing import Any
 from vits_jax.cli import Parser, run
 from vits_jax.commands import gather
 from vits_jax.commands.corpus_flags import add_corpus_flags
-from vits_jax.commands.train import make_parser, of_flags
+from vits_jax.commands.train import make_parser as make_train_parser
+from vits_jax.commands.train import of_flags
 from vits_jax.config_checks import seconds_of
 from vits_jax.data.corpora.corpus import DATASET, kind_of
 from vits_jax.data.gathering.gather import check_texts, recordings
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     argv = list(argv)
     at = argv.index("--") if "--" in argv else len(argv)
-    flags = _parser().parse(argv[:at])
+    flags = make_parser().parse(argv[:at])
     if not _NAME.fullmatch(flags.name):
         raise UserError(
             f"--name {flags.name!r}: expected letters, digits and _ (at most 64): the files of a "
@@ -54,7 +55,7 @@ def _main(argv: Sequence[str]) -> int:
     if out.absolute().is_relative_to(flags.folder.absolute()):
         raise UserError(f"--out {out}: it lies in {flags.folder}: name a directory elsewhere")
     train_flags = tuple(argv[at + 1 :])
-    given = vars(make_parser().parse(train_flags))
+    given = vars(make_train_parser().parse(train_flags))
 
     # Imported after the flags are read: a mistyped flag is answered at once.
     from vits_jax.recipe import make, steps
@@ -91,7 +92,8 @@ def _main(argv: Sequence[str]) -> int:
     return make.make(recipe)
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Of its flags, without those of ``train`` after ``--``."""
     parser = Parser("voice", _DESCRIPTION)
     add = parser.add_argument
     add(

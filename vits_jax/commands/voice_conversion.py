@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = _parser().parse(argv)
+    flags = make_parser().parse(argv)
     source, target = Path(flags.input), Path(flags.output)
     files.check_writable(target.parent)
     # Imported after the flags are read: a mistyped flag is answered at once.
@@ -46,7 +46,8 @@ def _main(argv: Sequence[str]) -> None:
     _LOGGER.info("%s: %.2f s of speech", target, len(converted) / voice.sample_rate)
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Of its flags."""
     parser = Parser("voice_conversion", "Say what one speaker said with another's voice.")
     add_checkpoint(parser)
     parser.add_argument(

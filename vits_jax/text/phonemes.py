@@ -161,12 +161,16 @@ def default_phoneme_id_map(phoneme_type: str = "espeak") -> PhonemeIdMap:
             return {symbol: list(ids) for symbol, ids in PHONEME_TO_ID.items()}
         from piper.phoneme_ids import DEFAULT_PHONEME_ID_MAP
     except ImportError as error:
-        raise UserError(_needs("Piper's phoneme table")) from error
+        raise UserError(
+            _needs("Piper's phoneme table")
+            + "; or --phonemes-path names another: your own, or the .onnx.json of a voice"
+        ) from error
     return {symbol: list(ids) for symbol, ids in DEFAULT_PHONEME_ID_MAP.items() if len(symbol) == 1}
 
 
 def read_phoneme_id_map(path: Path) -> PhonemeIdMap:
-    """A symbol map of the user's own: JSON, symbol → id or list of ids.
+    """A symbol map of the user's own: JSON, symbol → id or list of ids; or a voice's JSON, which
+    has one.
 
     Raises:
         UserError: no such file, or it is something else.
@@ -179,6 +183,8 @@ def read_phoneme_id_map(path: Path) -> PhonemeIdMap:
         raise UserError(f"--phonemes-path {path} is not JSON: {_first_line(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"--phonemes-path {path}: expected {{symbol: id, …}}")
+    if isinstance(value.get("phoneme_id_map"), dict):
+        value = value["phoneme_id_map"]
     id_map = {s: ids if isinstance(ids, list) else [ids] for s, ids in value.items()}
     for symbol, ids in id_map.items():
         if not ids or not all(type(i) is int and 0 <= i < 1 << 16 for i in ids):

