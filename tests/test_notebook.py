@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +28,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.commands.test_voice import write_base, write_recordings
-from vits_jax.checkpoints import digests, store
+from vits_jax.checkpoints import digests, remote, store
+from vits_jax.commands.train import configure
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "train_a_voice.ipynb"
@@ -83,73 +85,118 @@ def test_what_it_installs_is_pinned_to_versions_that_this_project_takes():
     assert Version(found[1]).local is None, "a release"
 
 
-# Where it finds itself
+# Its cells by themselves
+
+
+def names_of(*cells: str, **given: object) -> dict[str, Any]:
+    """What cells leave behind, with other settings; commands are only written down."""
+    names: dict[str, Any] = {}
+    exec(source("settings") + "\n" + source("tools"), names)
+    names["commands"] = commands = []
+    names["run"] = lambda *words: commands.append([str(word) for word in words])
+    names["show"] = lambda page, height=0: None
+    names |= given
+    for cell in cells:
+        exec(source(cell), names)
+    return names
+
+
+COLAB = {"COLAB_RELEASE_TAG": "release"}
+KAGGLE = COLAB | {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+
+
+@pytest.fixture
+def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """What Colab's own package was asked for, and the files that are uploaded."""
+    monkeypatch.chdir(tmp_path)
+    for name in (*KAGGLE, "TPU_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    asked: list[str] = []
+    module = types.ModuleType("google.colab")
+    its = types.SimpleNamespace(asked=asked, uploads={})
+    parts = {
+        "drive": types.SimpleNamespace(mount=lambda where: asked.append(f"mount {where}")),
+        "auth": types.SimpleNamespace(authenticate_user=lambda: asked.append("sign in")),
+        "files": types.SimpleNamespace(upload=lambda: its.uploads),
+    }
+    for name, part in parts.items():
+        setattr(module, name, part)
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    return its
 
 
 @pytest.mark.parametrize(
-    ("environ", "settings", "said"),
+    ("environ", "folder", "here", "run_dir", "asked"),
     [
-        ({}, {}, ("elsewhere", "{cwd}/voices/anna", "{cwd}/voices/anna/run", [])),
-        (
-            {"COLAB_RELEASE_TAG": "release"},
-            {},
-            (
-                "Colab",
-                "/content/drive/MyDrive/voices/anna",
-                "/content/drive/MyDrive/voices/anna/run",
-                ["mount /content/drive"],
-            ),
-        ),
-        (
-            {"COLAB_RELEASE_TAG": "release"},
-            {"FOLDER": "gs://bucket/v"},
-            ("Colab", "{home}/voices/anna", "gs://bucket/v/anna/run", ["authenticate"]),
-        ),
-        (
-            {"COLAB_RELEASE_TAG": "release"},
-            {"FOLDER": "/content/v"},
-            ("Colab", "/content/v/anna", "/content/v/anna/run", []),
-        ),
-        (
-            {"COLAB_RELEASE_TAG": "release", "KAGGLE_KERNEL_RUN_TYPE": "Batch"},
-            {},
-            ("Kaggle", "/kaggle/working/voices/anna", "/kaggle/working/voices/anna/run", []),
-        ),
+        ({}, "", "{cwd}/voices/anna", "{cwd}/voices/anna/run", []),
+        (COLAB, "", "{drive}/voices/anna", "{drive}/voices/anna/run", ["mount /content/drive"]),
+        (COLAB, "/content/v", "/content/v/anna", "/content/v/anna/run", []),
+        (COLAB, "gs://b/v/", "{home}/voices/anna", "gs://b/v/anna/run", ["sign in"]),
+        (KAGGLE, "", "/kaggle/working/voices/anna", "/kaggle/working/voices/anna/run", []),
     ],
 )
-def test_it_finds_its_folder(environ, settings, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "TPU_NAME"):
-        monkeypatch.delenv(name, raising=False)
+def test_it_finds_its_folder(environ, folder, here, run_dir, asked, colab, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    asked: list[str] = []
-    colab = types.ModuleType("google.colab")
-    colab.drive = types.SimpleNamespace(mount=lambda where: asked.append(f"mount {where}"))
-    colab.auth = types.SimpleNamespace(authenticate_user=lambda: asked.append("authenticate"))
-    monkeypatch.setitem(sys.modules, "google.colab", colab)
-    names: dict[str, Any] = {}
-    exec(source("settings") + "\n" + source("tools"), names)
-    exec(source("place"), names | settings, found := names | settings | {"ACCELERATOR": "tpu"})
-    place, here, run_dir, expected = said
-    home = {"cwd": tmp_path, "home": Path.home()}
-    assert found["place"] == place
-    assert str(found["here"]) == here.format(**home)
-    assert str(found["run_dir"]) == run_dir.format(**home)
-    assert asked == expected
+    found = names_of("place", FOLDER=folder)
+    places = {"cwd": Path.cwd(), "home": Path.home(), "drive": "/content/drive/MyDrive"}
+    assert str(found["here"]) == here.format(**places)
+    assert str(found["run_dir"]) == run_dir.format(**places)
+    assert colab.asked == asked
 
 
-def test_an_earlier_session_on_kaggle_is_gone_on_from(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "input" / "run").mkdir(parents=True)
-    names: dict[str, Any] = {}
-    exec(source("settings") + "\n" + source("tools"), names)
-    names["EARLIER"] = str(tmp_path / "input")
-    exec(source("place"), names)
-    assert (tmp_path / "voices" / "anna" / "run").is_dir()
-    (tmp_path / "voices" / "anna" / "new").touch()
-    exec(source("place"), names)
-    assert (tmp_path / "voices" / "anna" / "new").exists(), "once"
+def test_an_earlier_session_on_kaggle_is_gone_on_from(colab):
+    Path("input/run").mkdir(parents=True)
+    names_of("place", EARLIER="input")
+    assert Path("voices/anna/run").is_dir()
+    Path("voices/anna/new").touch()
+    names_of("place", EARLIER="input")
+    assert Path("voices/anna/new").exists(), "once"
+
+
+def test_it_installs_what_the_accelerator_needs(colab, monkeypatch):
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("TPU_NAME", "here")
+    given = {"ENVIRONMENT": str(Path.cwd()), "FOLDER": "s3://b/v", "VERSION": "1.2"}
+    commands = names_of("place", "install", **given)["commands"]
+    what = "vits_jax[preprocess,export,metrics,tpu,s3]==1.2"
+    assert commands[-2] == ["pip", "install", "--quiet", "-c", f"{Path.cwd()}/pinned.txt", what]
+    assert commands[-1][:2] == ["python", "-c"]
+    assert "jax==" in Path("pinned.txt").read_text()
+    given |= {"FOLDER": "", "ACCELERATOR": "gpu", "WHEEL": "a.whl"}
+    commands = names_of("place", "install", **given)["commands"]
+    what = f"vits_jax[preprocess,export,metrics,cuda] @ {Path('a.whl').absolute().as_uri()}"
+    assert commands[-2][-1] == what
+
+
+def test_what_was_uploaded_is_kept(colab, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    given = {"FOLDER": str(Path.cwd())}
+    with pytest.raises(Exception, match="no file was chosen"):
+        names_of("place", "recordings", **given)
+    with zipfile.ZipFile("r.zip", "w") as archive:
+        archive.writestr("mine/a.wav", "")
+        archive.writestr("__MACOSX/a", "")
+    colab.uploads = {"r.zip": b""}
+    commands = names_of("place", "recordings", **given)["commands"]
+    colab.uploads = {}
+    assert names_of("place", "recordings", **given)["commands"] == commands
+    mine, corpus = Path.cwd() / "anna" / "recordings" / "mine", Path.cwd() / "anna" / "corpus"
+    assert commands == [["vits-jax", "gather", str(mine), str(corpus)]]
+
+
+def test_a_run_in_a_bucket_is_read_where_it_is_worked_on(colab, monkeypatch):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("dataset.jsonl").write_text("{}\n" * 27)
+    given = {"FOLDER": "s3://b/v", "BASE": "", "HOURS": 30.5}
+    known = {"data": Path.cwd(), "language": "de", "quality": "low"}
+    found = names_of("place", "train", **given, **known)
+    assert found["trained"] == remote.place_of("s3://b/v/anna/run", "runs/0")
+    config = configure(found["commands"][0][2:])
+    assert config.run.run_dir == "s3://b/v/anna/run"
+    assert (config.data.batch_size, config.run.max_time) == (4, "01:06:30:00")
 
 
 # Its commands
@@ -168,18 +215,39 @@ def test_a_command_that_fails_ends_it_with_its_line(capsys):
     assert lines == ["one", "error: two"]
 
 
+def started(directory: Path, code: str) -> subprocess.Popen[str]:
+    """A cell that runs Python code as a command; the command has printed its process's number."""
+    script = directory / "cell.py"
+    script.write_text(f"{source('tools')}\nrun({sys.executable!r}, '-c', {code!r})\n")
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("$ ")
+    return process
+
+
 def test_a_command_ends_with_the_kernel(tmp_path):
     """Else a run that nobody sees would hold its directory."""
-    script = tmp_path / "cell.py"
     wait = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    script.write_text(f"{source('tools')}\nrun({sys.executable!r}, '-c', {wait!r})\n")
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+    with started(tmp_path, wait) as process:
         assert process.stdout is not None
-        process.stdout.readline()
         command = psutil.Process(int(process.stdout.readline()))
         process.kill()
     psutil.wait_procs([command], timeout=60)
     assert not command.is_running()
+
+
+def test_the_stop_button_asks_a_command_once(tmp_path):
+    asks = "import signal; signal.signal(signal.SIGINT, lambda *_: print('saved', flush=True));"
+    asks += "print('ready', flush=True); signal.pause()"
+    with started(tmp_path, asks) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        said, error = process.communicate(timeout=120)
+    assert said == "saved\n"
+    assert "Stopped: run this cell again to go on" in error
 
 
 # Killed while it trains, and run again
