@@ -348,7 +348,11 @@ def test_killed_in_training_and_run_again_it_ends_with_a_voice_that_piper_speaks
     assert "used 8 of 8 rows" in again.said("prepare")
     assert f"continuing at step {step}" in again.said("train")
     assert int(saved(here / "run")[-1].name) == step + 2
-    for page, told in (("check", "8 of 8"), ("look", "Choose by ear"), ("evaluate", "anna")):
+    for page, told in (
+        ("check", "of 8 rows used"),
+        ("look", "Choose by ear"),
+        ("evaluate", "anna/run"),
+    ):
         (frame,) = again.shown(page)
         assert told in frame, page
     for name in ("listen", "export"):
