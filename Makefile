@@ -1,6 +1,7 @@
 # make demo   a small voice from the shipped corpus, start to end: runs/demo/
 # make test   every test
 # make lint   style and types
+# make docs   the book, strictly: build/book
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ INSTALLED := .venv/installed
 DEMO := runs/demo
 SENTENCE ?= The quiet river carried the little boat home.
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
 
 # torch goes first and pinned: whatever needs torch later finds it there.
@@ -41,6 +42,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The book: build/book/index.html"
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
