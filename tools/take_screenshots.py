@@ -24,7 +24,7 @@ from vits_jax.commands import check
 from vits_jax.errors import RunFailed, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "examples" / "demo"
+DEMO = "examples/demo"
 WIDE, PHONE = (1100, 1300), (390, 844)  # pixels of the page: width, height
 
 
@@ -82,8 +82,9 @@ def _main(argv: Sequence[str]) -> None:
         raise UserError(f"{page} does not exist: make demo trains such a run")
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "check.html"
-        words = [str(DEMO), "--language", "en-us", "--sample-rate", "16000", "--html", str(report)]
-        with contextlib.redirect_stdout(io.StringIO()):
+        words = [DEMO, "--language", "en-us", "--sample-rate", "16000", "--html", str(report)]
+        # From there, as the report says where the corpus is.
+        with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()):
             code = check.main(words)
         if code:
             raise RunFailed(f"check ended with exit code {code}")
