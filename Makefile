@@ -2,6 +2,7 @@
 # make test   every test
 # make lint   style and types
 # make dist   sdist and wheel, checked: dist/
+# make docs   the book, strictly: build/book
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ INSTALLED := .venv/installed
 DEMO := runs/demo
 SENTENCE ?= The quiet river carried the little boat home.
 
-.PHONY: demo test lint dist clean
+.PHONY: demo test lint docs dist clean
 .DELETE_ON_ERROR:
 
 # torch goes first and pinned: whatever needs torch later finds it there.
@@ -49,6 +50,10 @@ dist: $(INSTALLED)
 	$(BIN)/python -m hatchling build -t sdist -d dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
 	$(BIN)/python -m twine check --strict dist/*
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The book: build/book/index.html"
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -66,7 +66,9 @@ def read(
 
     Args:
         path: of the file.
-        text, speaker, reference: see `Clip`.
+        text: what is said in it.
+        speaker: who says it.
+        reference: the recording of the same utterance.
         name: default: the file's, without its ending.
 
     Raises:

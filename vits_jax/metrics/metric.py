@@ -23,8 +23,8 @@ class Metric:
     Attributes:
         name: of the flag and the tables.
         function: ``Sequence[Clip]`` to float64 ``[clips]``, NaN where it cannot be taken. One
-          that needs ``recordings`` takes them as a second ``Sequence[Clip]``; they must not hold
-          it against a clip that it is among them.
+            that needs ``recordings`` takes them as a second ``Sequence[Clip]``; they must not
+            hold it against a clip that it is among them.
         better: which is the better figure.
         unit: of the number; empty for a bare one.
         about: in one line, what it tells.

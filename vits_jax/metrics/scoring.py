@@ -23,7 +23,7 @@ class Result:
         values: float64 ``[clips]``, NaN where it could not be taken.
         interval: of their mean.
         recordings: the same of the recordings; None where there are none, and of a metric against
-          a recording: of the recording itself it is 0.
+            a recording: of the recording itself it is 0.
     """
 
     metric: Metric

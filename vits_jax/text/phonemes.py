@@ -40,8 +40,8 @@ def make_phonemizer(phoneme_type: str, voice: str) -> Phonemize:
 
     Args:
         phoneme_type: ``espeak`` (espeak-ng's phonemes, decomposed into code points), ``text``
-          (the code points of the text itself, NFD; always one sentence), or ``pinyin``,
-          ``hebrew``, ``japanese``, ``thai`` (piper-tts's own, for these languages).
+            (the code points of the text itself, NFD; always one sentence), or ``pinyin``,
+            ``hebrew``, ``japanese``, ``thai`` (piper-tts's own, for these languages).
         voice: espeak-ng's voice, such as ``en-us``; the other types do not look at it.
 
     Raises:
@@ -214,7 +214,7 @@ def phonemes_to_ids(
         sentences: phonemes of each sentence; sentences follow one another.
         phoneme_id_map: ids of each symbol, and of ``_`` (pad), ``^`` (start), ``$`` (end).
         phoneme_type: ``pinyin`` has no pad after the start, and one after syllables and
-          pauses alone.
+            pauses alone.
 
     Returns:
         The ids, and how often each symbol was left out because the map lacks it.

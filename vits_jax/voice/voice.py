@@ -174,7 +174,8 @@ class Voice:
 
         Args:
             audio: float samples ``[n]`` in [-1, 1] at `sample_rate`.
-            source, target: speakers, by name or id.
+            source: the speaker of the recording, by name or id.
+            target: whose voice it shall have, by name or id.
             seed: of the small variation there is.
 
         Returns:
