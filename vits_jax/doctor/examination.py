@@ -262,7 +262,7 @@ def _step(told: dict[str, Any]) -> Finding:
     finite = all(math.isfinite(told[name]) for name in ("loss_g", "loss_d"))
     text = (
         f"the demo model, a batch of {told['rows']}: {told['step_seconds'] * 1000:.0f} ms, "
-        f"the median of {told['steps']}, after {told['compile_seconds']:.1f} s to compile or load it"
+        f"the median of {told['steps']}, after {told['compile_seconds']:.1f} s to compile or load"
     )
     if finite:
         return Finding("step", text, figures=told)
