@@ -52,9 +52,10 @@ def test_a_driver_that_hangs(probes, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_step_that_fails(probes):
-    *_, finding = probes(f"{DEVICES}; echo 'RESOURCE_EXHAUSTED: 3 GB' >&2; exit 1")
+    words = "printf 'jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: 3 GB\\nmore of it' >&2"
+    *_, finding = probes(f"{DEVICES}; {words}; exit 1")
     assert (finding.about, finding.broken) == ("step", True)
-    assert finding.text == "fails: RESOURCE_EXHAUSTED: 3 GB"
+    assert finding.text == "fails: jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: 3 GB"
     assert finding.mend is not None
     assert "memory" in finding.mend
 

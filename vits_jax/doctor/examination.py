@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -148,8 +149,8 @@ def _disk() -> Finding:
 
 # What works, tried in processes of their own
 
-
 _FAILURE, _LATE = "failure", "no answer in"
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")  # the first line of what an exception says
 
 
 def _probe(*words: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -160,14 +161,17 @@ def _probe(*words: str) -> Iterator[tuple[str, dict[str, Any]]]:
             assert process.stdout is not None
             patience = threading.Timer(PATIENCE, process.kill)
             patience.start()
-            for line in process.stdout:
-                if line.startswith("{"):  # a library may print, too
-                    figures = json.loads(line)
-                    yield figures.pop("about"), figures
-        late = not patience.is_alive()
-        patience.cancel()
+            try:
+                for line in process.stdout:
+                    if line.startswith("{"):  # a library may print, too
+                        figures = json.loads(line)
+                        yield figures.pop("about"), figures
+            finally:  # interrupted, too: a thread that waits would hold the process up
+                late = not patience.is_alive()
+                patience.cancel()
         stderr.seek(0)
-        last = (stderr.read().strip().splitlines() or ["it said nothing"])[-1]
+        lines = stderr.read().strip().splitlines() or ["it said nothing"]
+    last = next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])
     if late:
         yield _FAILURE, {"said": f"{_LATE} {PATIENCE:.0f} s"}
     elif process.returncode < 0:
@@ -257,8 +261,8 @@ def _not_working(started: bool, failure: str) -> Finding:
 def _step(told: dict[str, Any]) -> Finding:
     finite = all(math.isfinite(told[name]) for name in ("loss_g", "loss_d"))
     text = (
-        f"the demo model, {told['rows']} seconds of speech: {told['step_seconds'] * 1000:.0f} ms, "
-        f"the median of {told['steps']}, after {told['compile_seconds']:.1f} s of compiling"
+        f"the demo model, a batch of {told['rows']}: {told['step_seconds'] * 1000:.0f} ms, "
+        f"the median of {told['steps']}, after {told['compile_seconds']:.1f} s to compile or load"
     )
     if finite:
         return Finding("step", text, figures=told)

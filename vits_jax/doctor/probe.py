@@ -15,7 +15,7 @@ from typing import Any
 
 from vits_jax.ending import end
 
-ROWS, PHONEMES, FRAMES = 2, 40, 100  # for each device: a second of speech at 16,000 Hz
+ROWS, PHONEMES, FRAMES = 2, 40, 100  # rows for each device: a second of speech or two
 
 
 def tell(about: str, **figures: Any) -> None:
@@ -58,8 +58,8 @@ def _steps(seconds: float, devices: int) -> dict[str, Any]:
     sizes = Namespace(batch_size=ROWS * devices, phonemes=PHONEMES, frames=FRAMES, cache=True)
     one = Step(sizes, preset("demo"))
     taken = [one()]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
         taken.append(one())
     losses = {name: float(np.asarray(one.metrics[name])) for name in ("loss_g", "loss_d")}
     return losses | {
