@@ -202,6 +202,20 @@ def test_on_a_phone_it_fits_and_is_searched(address: str) -> None:
     assert [a for a in asked if not a.startswith((address, "data:", "blob:"))] == []
 
 
+def test_a_notebook_is_shown_cell_by_cell(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    cells = [{"cell_type": "markdown", "source": ["# A\n", "b"]}]
+    cells += [{"cell_type": "code", "source": ["print(1)"]}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    page = book.shown(tmp_path / "a.ipynb")
+    assert page is not None
+    assert page.split("\n\n")[1:] == [
+        "``````markdown\n# A\nb\n``````",
+        "``````python\nprint(1)\n``````",
+    ]
+    assert book.shown(tmp_path / "nowhere") is None
+
+
 # Flags of Piper's
 
 
