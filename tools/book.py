@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import logging
 import os
-import posixpath
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -31,8 +31,9 @@ from vits_jax.config import FIELDS, NO_FLAGS
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = "repository"  # the folder of the book that shows files of the repository
 _INSERT = re.compile(r"<!-- book: (\S+) -->")
-_OUTSIDE = re.compile(r"\]\(\s*((?:\.\./)+)([\w./-]+)((?:#[\w-]+)?)\)")
+_OUTSIDE = re.compile(r"\]\(\s*\.\./([\w./-]+?)/?((?:#[\w-]+)?)\)")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh", ".sbatch": "sh", ".service": "ini"}
+_CELLS = {"markdown": "markdown", "code": "python"}
 _SUBCOMMANDS = {"benchmark": re.compile(r"\{([\w,-]+)\}")}
 
 
@@ -48,18 +49,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """A page for each file of the repository that a page links to."""
-    linked = set[str]()
-    for file in list(files.documentation_pages()):
-        for up, path, _ in _OUTSIDE.findall(file.content_string):
-            target = posixpath.normpath(
-                posixpath.join("docs", posixpath.dirname(file.src_uri), up, path)
-            )
-            linked.add(target)
-    for target in sorted(linked):
-        content = shown(ROOT / target)
+    pages = list(files.documentation_pages())
+    linked = {path for page in pages for path, _ in _OUTSIDE.findall(page.content_string)}
+    for path in sorted(linked):
+        content = shown(ROOT / path)
         if content is not None:  # else the link stays as it is, and the strict build names it
-            uri = f"{SHOWN}/{target}.md"
-            page = File.generated(config, uri, content=content)
+            page = File.generated(config, f"{SHOWN}/{path}.md", content=content)
             page.inclusion = InclusionLevel.NOT_IN_NAV
             files.append(page)
     return files
@@ -68,21 +63,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put in what the code says, and turn links to the repository around."""
 
-    def insert(found: re.Match[str]) -> str:
-        return _INSERTS[found[1]]()
-
     def link(found: re.Match[str]) -> str:
-        up, path, anchor = found.groups()
-        target = posixpath.normpath(
-            posixpath.join("docs", posixpath.dirname(page.file.src_uri), up, path)
-        )
-        uri = f"{SHOWN}/{target}.md"
-        if files.get_file_from_path(uri) is None:
-            return found[0]
-        here = posixpath.dirname(page.file.src_uri)
-        return f"]({posixpath.relpath(uri, here)}{anchor})"
+        path, anchor = found.groups()
+        there = files.get_file_from_path(f"{SHOWN}/{path}.md")
+        return found[0] if there is None else f"]({there.src_uri}{anchor})"
 
-    return _INSERT.sub(insert, _OUTSIDE.sub(link, markdown))
+    return _INSERT.sub(lambda found: _INSERTS[found[1]](), _OUTSIDE.sub(link, markdown))
 
 
 # Files of the repository
@@ -92,19 +78,22 @@ def shown(path: Path) -> str | None:
     """A page that shows a file, or the texts of a folder; None where there is no such thing."""
     name = path.relative_to(ROOT).as_posix()
     if path.is_file():
-        return f"# {name}\n\n{_code(path)}"
+        return f"# {name}\n\n{_content(path)}"
     if not path.is_dir():
         return None
     parts = [f"# {name}"]
     for file in sorted(path.iterdir()):
         if file.is_file() and file.suffix in (*_LANGUAGES, ".csv", ".md", ".txt"):
-            parts.append(f"## {file.name}\n\n{_code(file)}")
+            parts.append(f"## {file.name}\n\n{_content(file)}")
     return "\n\n".join(parts)
 
 
-def _code(path: Path) -> str:
+def _content(path: Path) -> str:
     text = path.read_text(encoding="utf-8").rstrip()
-    return _fenced(text, _LANGUAGES.get(path.suffix, "text"))
+    if path.suffix != ".ipynb":
+        return _fenced(text, _LANGUAGES.get(path.suffix, "text"))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(_fenced(source, _CELLS.get(kind, "text")) for kind, source in cells)
 
 
 def _fenced(text: str, language: str = "text") -> str:

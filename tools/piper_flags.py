@@ -67,7 +67,7 @@ DIFFERENT = {
     "max_steps": "counts batches; Lightning's counts both networks' updates, so halve yours",
     "max_epochs": "without it and `--max_steps` 1000, as in the old trainer; -1 is no limit",
     "precision": "`16` is not there: `bf16-mixed`, or `auto`",
-    "validation_split": "at least one utterance is held out where it is above 0",
+    "validation_split": "about that share, chosen by what an utterance is: a corpus may grow",
     "resume_from_checkpoint": "goes on with the checkpoint's optimizer; rates that you give win. "
     "For new recordings `--warmstart_ckpt` is meant",
     "warmstart_ckpt": "takes narrower voices and other rates too",
@@ -77,6 +77,5 @@ DIFFERENT = {
     "betas_d": "(0.8, 0.99) as in the old trainer; piper1 has (0.5, 0.9)",
     "lr_decay": "is applied each epoch, as in the old trainer; piper1 never applies it",
     "logger": "a name: tensorboard, wandb, mlflow, csv, none",
-    "seed": "",
 }
 """What a flag of the same name does in another way."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.runs import RATE, small, write_dataset
+from tools.take_screenshots import NoBrowser, chromium
 from vits_jax.data.manifest import load_dataset
 from vits_jax.metrics.verdict import Verdict
 from vits_jax.training import pictures
@@ -87,33 +87,12 @@ def test_samples_stay_with_their_checkpoints_and_the_newest(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    chromium, driver = (
-        shutil.which(name)
-        for name in (
-            "chromium",
-            "chromedriver",
-        )
-    )
-    if chromium is None or driver is None:
-        pytest.skip("no chromium with its chromedriver on this machine")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--autoplay-policy=no-user-gesture-required",
-        "--force-prefers-reduced-motion",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options, Service(driver))
-    started.set_script_timeout(120)
-    yield started
-    started.quit()
+    playing = "--autoplay-policy=no-user-gesture-required", "--force-prefers-reduced-motion"
+    try:
+        with chromium(*playing) as started:
+            yield started
+    except NoBrowser as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(params=["file", "http"])
