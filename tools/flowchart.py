@@ -195,7 +195,7 @@ def _svg(nodes: dict[str, _Node], ways: list[list[str]]) -> str:
     bottom = max(node.y + node.height / 2 for node in nodes.values()) + 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{right - left:.0f}" '
-        f'style="min-width: min({right - left:.0f}px, 34rem)" '
+        f'style="min-width: min({0.8 * (right - left):.0f}px, 34rem)" '
         f'viewBox="{left:.0f} -2 {right - left:.0f} {bottom + 4:.0f}" font-size="13">',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z"/></marker></defs>',
