@@ -123,7 +123,7 @@ def _transcript() -> list[tuple[list[str], list[str]]]:
 
 
 def _without_figures(text: str) -> str:
-    return re.sub(r"\d[\d.,]*", "#", text)
+    return re.sub(r"\d[\d.,]*(e-\d+)?", "#", text)
 
 
 @pytest.mark.slow

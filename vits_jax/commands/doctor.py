@@ -6,6 +6,7 @@ Exit code 1 where something is broken that training cannot do without.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ of compiled programs, phonemes, a training step of the demo model. What is wrong
 line that mends it.
 """
 _SECONDS = 10.0
+_LOGGER = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +47,8 @@ def _main(argv: Sequence[str]) -> int:
         print(f"{finding.about:14s}{finding.text}")
         if finding.mend is not None:
             print(f"{'':14s}{'broken' if finding.broken else 'trouble'}: {finding.mend}")
+        if finding.about == "cache" and flags.seconds:
+            _LOGGER.info("%s(trains; the first time it compiles for minutes)", " " * 14)
     broken = sum(finding.broken for finding in found)
     troubles = sum(finding.mend is not None for finding in found) - broken
     print(f"\n{broken} broken, {troubles} troubles" if broken or troubles else "\nall is well")
