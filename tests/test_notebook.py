@@ -242,7 +242,8 @@ def test_a_command_ends_with_the_kernel(tmp_path):
 
 
 def test_the_stop_button_asks_a_command_once(tmp_path):
-    asks = "import signal; signal.signal(signal.SIGINT, lambda *_: print('saved', flush=True));"
+    asks = "import signal, sys; saved = lambda *_: sys.exit(print('saved', flush=True));"
+    asks += "signal.signal(signal.SIGINT, saved);"
     asks += "print('ready', flush=True); signal.pause()"
     with started(tmp_path, asks) as process:
         assert process.stdout is not None
