@@ -10,15 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.parity.cases import QUICK_COMPILATION, smallest
 from tests.runs import few_layers
-from vits_jax import chips
+from vits_jax import chips, presets
 from vits_jax.benchmarks import accelerator, compiled, parts, precision, training_step
 from vits_jax.benchmarks.floor import Cost, floor, part_of
 from vits_jax.benchmarks.hlo import operations, turns
 from vits_jax.commands import benchmark as command
+from vits_jax.doctor import probe
 from vits_jax.errors import UserError
 
 # A program as a TPU's compiler writes it: a loop of four turns that slices, and tiles with padding.
@@ -198,6 +200,23 @@ def test_a_sweep_goes_as_far_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures["sweep"]["16"] == {"out_of_memory": True}
     assert figures["batch_size"] == 8
     assert figures["utterances_per_second"] > 0
+
+
+def test_the_doctors_step_is_this_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same programs as the sweep's, which are compiled: on eight devices, a row each."""
+    monkeypatch.setattr(presets, "preset", lambda name: smallest())
+    monkeypatch.setattr(probe, "ROWS", 1)
+    monkeypatch.setattr(probe, "PHONEMES", SIZES["phonemes"])
+    monkeypatch.setattr(probe, "FRAMES", SIZES["frames"])
+    with few_layers(2, 1):
+        probe.step(0.01)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [figures["about"] for figures in told] == ["devices", "cache", "step"]
+    assert told[2]["rows"] == len(told[0]["kinds"]) == 8
+    assert told[2]["steps"] >= 2
+    assert np.isfinite([told[2][name] for name in ("loss_g", "loss_d", "step_seconds")]).all()
 
 
 def test_every_stage_of_an_accelerators_figures_is_a_command() -> None:
