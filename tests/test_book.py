@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
-import http.server
 import importlib.util
 import json
 import os
@@ -12,7 +10,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,6 +22,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.serving import served
 from tools import book, flowchart, piper_flags
 from tools.take_screenshots import NoBrowser, chromium
 from vits_jax.commands import foreign_flags
@@ -149,17 +147,8 @@ def test_it_says_what_the_code_says(site: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with served(site) as found:
+        yield found
 
 
 SEARCH = """

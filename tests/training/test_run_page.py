@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.runs import RATE, small, write_dataset
+from tests.serving import served
 from tools.take_screenshots import NoBrowser, chromium
 from vits_jax.data.manifest import load_dataset
 from vits_jax.metrics.verdict import Verdict
@@ -103,18 +101,10 @@ def page(request: pytest.FixtureRequest, run_dir: Path, browser: Any) -> Iterato
         browser.execute_script("localStorage.clear(); location.reload()")
         yield browser
     else:
-        handler = functools.partial(Quiet, directory=str(run_dir))
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            browser.get(f"http://127.0.0.1:{server.server_port}/report.html")
+        with served(run_dir) as address:
+            browser.get(f"{address}/report.html")
             yield browser
-            server.shutdown()
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
 
 
 def until(browser: Any, script: str) -> Any:

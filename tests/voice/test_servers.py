@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import http.server
 import io
 import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +28,7 @@ from wyoming.tts import Synthesize, SynthesizeVoice
 from wyoming_piper import download
 
 from tests.runs import RATE
+from tests.serving import served
 
 TEXT = "Hello there."
 DEADLINE = 120.0  # seconds; what takes long is a machine that does much else
@@ -44,23 +42,11 @@ def exported(tree: Path) -> Path:
     return tree / "en" / "en_US" / "anna" / "tiny" / f"{KEY}.onnx"
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Files of a directory; nothing on stderr."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def hub(tree: Path) -> Iterator[str]:
     """The address of a server that has the tree, in place of Hugging Face's."""
-    handler = functools.partial(Quiet, directory=str(tree))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(tree) as address:
+        yield address
 
 
 def listening(pid: int) -> list[int]:
