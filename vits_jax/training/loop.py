@@ -172,6 +172,8 @@ def _train(
         def interrupted() -> bool:
             return stop.here or compiler.failure is not None
 
+        if start.recovers(config) and not interrupted():
+            save()  # what was fitted before the first step is not to be lost
         while not ending():
             planned = plan.epoch(epoch)
             for bucket, on_devices in itertools.islice(feed, per_epoch - batch):

@@ -5,11 +5,11 @@ random: the posterior encoder, the half of the duration predictor that training 
 discriminators. Their gradients would tear the rest apart before they mean anything
 (docs/fine-tuning.md), so each part is let go of when those that it hears know enough:
 
-1. Before the first step the missing halves are fitted to the voice as it is (`fitting`).
-2. A quarter of ``recover_steps``: they go on, on the recordings; discriminators learn to tell
-   these from what the decoder makes of them, and do not yet push.
-3. Decoder and flow learn too; what the discriminators say counts more and more, wholly from the
-   half.
+1. Before the first step the missing halves are fitted to the voice as it is, and then posterior
+   encoder, flow and decoder to the recordings, without discriminators (`fitting`).
+2. A quarter of ``recover_steps``: discriminators learn to tell recordings from what the decoder
+   makes of them, and do not yet push. The rest goes on.
+3. What they say counts more and more, wholly from ``recover_steps`` on.
 4. Text encoder and durations stay until four times ``recover_steps``, and then follow, more and
    more, within as many. Let go earlier they lower the divergence by saying less: words are lost.
 """
@@ -27,10 +27,9 @@ _LOGGER = logging.getLogger(__name__)
 
 STEPS = 400
 
-_LETS_GO = 0.25  # of decoder and flow, in `recover_steps`
-_WHOLLY = 0.5  # the discriminators count
+_PUSHES = 0.25  # what the discriminators say begins to count, in `recover_steps`
 _TEXT_LETS_GO = 4.0  # of text encoder and durations, from then to twice that
-PARTS = ("dec", "flow", "enc_p", "dp", "dp.post_*", "dp.flows.1.*")
+PARTS = ("enc_p", "dp", "dp.post_*", "dp.flows.1.*")
 """Of which `factors` are, as `parts.parts_by_tensor` reads them."""
 
 
@@ -74,12 +73,11 @@ def factors(config: Config, step: int) -> dict[str, float]:
         step: updates done.
     """
     done = step / (config.optimizer.recover_steps or 1)
-    heard = 0.0 if done < _LETS_GO else 1.0
     others = min(1.0, max(0.0, done / _TEXT_LETS_GO - 1))
-    return dict(zip(PARTS, (heard, heard, others, others, 1.0, 1.0)))
+    return dict(zip(PARTS, (others, others, 1.0, 1.0)))
 
 
 def adversarial(config: Config, step: int) -> float:
     """Of the weight of what the discriminators say to the generator."""
     done = step / (config.optimizer.recover_steps or 1)
-    return min(1.0, max(0.0, (done - _LETS_GO) / (_WHOLLY - _LETS_GO)))
+    return min(1.0, max(0.0, (done - _PUSHES) / (1 - _PUSHES)))
