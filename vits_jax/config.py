@@ -136,9 +136,7 @@ class OptimizerConfig:
     warmup_steps: int = _flag(0, "rates rise from 0 in so many steps, of both networks")
     kl_annealing_steps: int = _flag(0, "the weight of the KL divergence rises in so many steps")
     recover_steps: int | None = _flag(
-        None,
-        "steps until discriminators that a warm start lacks count wholly; four times as many until "
-        "its texts and durations learn (default: 400)",
+        None, "steps until discriminators that a warm start lacks count wholly (default: 400)"
     )
     keep_speakers: str = _flag(
         "off",
