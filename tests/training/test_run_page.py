@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,9 @@ def until(browser: Any, script: str) -> Any:
     """What a script gives, once that is something."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    found: Callable[[Any], Any] = lambda driver: driver.execute_script(script)  # noqa: E731
+    def found(driver: Any) -> Any:
+        return driver.execute_script(script)
+
     return WebDriverWait(browser, 120).until(found)
 
 
