@@ -59,7 +59,7 @@ def steps(config: Config, transfer: Transfer) -> int | None:
         return None
     lacks = ["the posterior encoder"] * bool(halves) + ["discriminators"] * judges
     _LOGGER.info(
-        "--recover auto: the checkpoint lacks %s: %d steps of learning that before the rest",
+        "--recover auto: the checkpoint lacks %s: %d steps until discriminators count wholly",
         *(" and ".join(lacks), wanted),
     )
     return wanted
