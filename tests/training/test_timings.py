@@ -63,7 +63,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Dataset]:
     return config, load_dataset(directory, **of_audio)
 
 
-def test_a_voice_times_the_recordings(corpus: tuple[Config, Dataset]) -> None:
+def test_a_voice_times_the_recordings(
+    corpus: tuple[Config, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, dataset = corpus
     generator = create_state(config, jax.random.key(1)).params[GENERATOR]
     arguments = make_stages(config), config, generator, dataset, np.arange(4)
@@ -74,6 +76,13 @@ def test_a_voice_times_the_recordings(corpus: tuple[Config, Dataset]) -> None:
         assert phonemes.min() >= 0 and phonemes.max() < len(dataset.phoneme_ids(row))
         assert (np.diff(phonemes) >= 0).all()
     assert timings(*arguments, lambda: True) == {}
+
+    lengths = {row: len(phonemes) for row, phonemes in found.items()}
+    most = max(lengths.values()) - 1
+    monkeypatch.setattr("vits_jax.training.timings.MOST_FRAMES", most)
+    assert all(lengths[row] <= most for row in timings(*arguments))
+    monkeypatch.setattr("vits_jax.training.timings.MOST_FRAMES", 1)
+    assert timings(*arguments) == {}
 
 
 def test_pieces_are_of_the_recordings(

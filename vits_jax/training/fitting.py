@@ -96,8 +96,8 @@ def fitted(
     """Parameters of all networks, those of the generator that are missing fitted to the others.
 
     Then those others move too, but for what is frozen (``--freeze``), and for all where speakers
-    are kept (``--keep-speakers``); ``--part-rates`` count. Where `interrupted` says so, with what
-    was learnt until then.
+    are kept (``--keep-speakers``), at their ``--part-rates``. Where `interrupted` says so, with
+    what was learnt until then.
 
     Args:
         config: of the run.
@@ -119,11 +119,14 @@ def fitted(
     if not timed and not interrupted():
         _LOGGER.warning("the voice says no text within %d frames: nothing is fitted", MOST_FRAMES)
     if timed:
-        priors = {row: _prior(stages, whole, dataset, row, longest(dataset, rows)) for row in timed}
+        phonemes = longest(dataset, np.asarray(list(timed)))
+        priors = {row: _prior(stages, whole, dataset, row, phonemes) for row in timed}
         pieces = Pieces(config, dataset, timed, priors)
         learn = functools.partial(_learnt, config, pieces, device.platform, interrupted)
         _LOGGER.info("fitting %d tensors to the voice as it is", len(missing))
-        whole |= learn(whole, missing, finding, functools.partial(_finding, config))
+        whole |= learn(
+            whole, dict.fromkeys(missing, 1.0), finding, functools.partial(_finding, config)
+        )
         moving = _moving(config, whole)
         if moving and not interrupted():
             _LOGGER.info("fitting the voice to the recordings: %s", ", ".join(_SAYING))
@@ -146,7 +149,7 @@ def _prior(
     """What the text encoder, which stays as it is, expects of each phoneme of an utterance."""
     one = np.ones(1, np.int32)
     ids, number = dataset.phoneme_ids(row), int(dataset.id_lengths[row])
-    padded = np.zeros((1, phonemes), np.int32)  # a shape that is compiled already
+    padded = np.zeros((1, phonemes), np.int32)
     padded[0, :number] = ids
     speaker, seed = dataset.speaker_ids[row] * one, np.zeros(1, np.uint32)
     scales = np.float32(1), np.float32(0)
@@ -154,12 +157,17 @@ def _prior(
     return np.asarray(text.m_p)[0, :number], np.asarray(text.logs_p)[0, :number]
 
 
-def _moving(config: Config, whole: Parameters) -> Collection[str]:
-    """Of the generator's, what learns to say the recordings."""
+def _moving(config: Config, whole: Parameters) -> Mapping[str, float]:
+    """Of the generator's, what learns to say the recordings: factors of the rate, by name."""
     if config.optimizer.keep_speakers != OFF:
-        return ()
-    parts = parts_by_tensor({GENERATOR: whole}, _SAYING)[GENERATOR]
-    return learning(config, {GENERATOR: whole})[GENERATOR].keys() & parts.keys()
+        return {}
+    generator, rates = (
+        {GENERATOR: learning(config, {GENERATOR: whole})[GENERATOR]},
+        rates_of(config),
+    )
+    own = parts_by_tensor(generator, rates).get(GENERATOR, {})
+    says = parts_by_tensor(generator, _SAYING)[GENERATOR]
+    return {name: rates[own[name]] if name in own else 1.0 for name in says}
 
 
 def _learnt(
@@ -168,18 +176,17 @@ def _learnt(
     platform: str,
     interrupted: Callable[[], bool],
     whole: Parameters,
-    names: Collection[str],
+    factors: Mapping[str, float],
     stage: Stage,
     loss: Loss,
 ) -> Parameters:
-    """Those of some names, `stage` later."""
-    own = {name: p for name, p in whole.items() if name in names}
+    """Those that have factors of the rate, `stage` later."""
+    own = {name: p for name, p in whole.items() if name in factors}
     rest = {name: p for name, p in whole.items() if name not in own}
     moments = fresh_state({GENERATOR: own}).optimizer[GENERATOR]
     moments = jax.device_put(moments, next(iter(own.values())).sharding)
-    update = jit(
-        functools.partial(_update, config, loss, stage.most_norm), platform, donate_argnums=2
-    )
+    so_learnt = functools.partial(_update, config, loss, stage.most_norm, factors)
+    update = jit(so_learnt, platform, donate_argnums=2)
     for step in range(stage.steps):
         if interrupted():
             break
@@ -200,6 +207,7 @@ def _update(
     config: Config,
     loss: Loss,
     most_norm: float,
+    factors: Mapping[str, float],
     own: Parameters,
     rest: Parameters,
     moments: OptimizerState,
@@ -211,8 +219,6 @@ def _update(
     random = RowRandomness(row_keys(config.run.seed, step, rows), dropout=False)
     grads, losses = jax.grad(loss, has_aux=True)(own, rest, piece, random)
     norm = jnp.sqrt(jnp.sum(jnp.stack([jnp.sum(g * g) for g in grads.values()])))
-    rates = rates_of(config)
-    parts = parts_by_tensor({GENERATOR: own}, rates).get(GENERATOR, {})
     own, moments = optimizer.update(
         own,
         optimizer.clip(grads, norm, most_norm, "norm"),
@@ -222,7 +228,7 @@ def _update(
         eps=o.eps,
         weight_decay=o.weight_decay,
         apply=jnp.isfinite(norm),
-        factors={name: jnp.float32(rates[part]) for name, part in parts.items()},
+        factors={name: jnp.float32(factor) for name, factor in factors.items()},
     )
     return own, moments, losses
 

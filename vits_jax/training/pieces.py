@@ -53,7 +53,7 @@ class Pieces:
         self._phonemes = max(len(dataset.phoneme_ids(row)) for row in timed)
 
     def __call__(self, step: int) -> Piece:
-        """Those of a step; each frame of the recordings comes as often as any other, about."""
+        """Those of a step: longer recordings give more. Their ends are heard, and not said."""
         random, hop, dataset = np.random.default_rng((self._seed, step)), self._hop, self._dataset
         lengths = np.asarray([len(self._timed[row]) for row in self._rows])
         rows = random.choice(self._rows, NUMBER, p=lengths / lengths.sum())
@@ -64,7 +64,6 @@ class Pieces:
         frames = np.zeros(NUMBER, np.int32)
         for i, row in enumerate(rows):
             timed, text = self._timed[row], dataset.phoneme_ids(row)
-            # A margin may lie outside, as it does where the speech begins.
             start = int(random.integers(max(1, len(timed) - FRAMES + 1)))
             frames[i] = min(FRAMES, len(timed) - start)
             end = start + frames[i]

@@ -22,7 +22,7 @@ from vits_jax.model.parameters import Parameters
 from vits_jax.voice.speech import Sentence, Settings, Stages, speak
 
 MOST_FRAMES = 2048
-"""Of an utterance, said by the voice; a longer one is not timed."""
+"""Of an utterance, recorded or said by the voice; a longer one is not timed."""
 
 _HOP = 256  # of `log_mel`
 _CEPSTRA = 14
@@ -52,6 +52,10 @@ def timings(
         interrupted: whether to stop, with those that were found until then.
     """
     hop, found = config.audio.hop_length, dict[int, np.ndarray]()
+    lengths = dataset.samples[rows] // hop
+    rows = rows[(lengths > 0) & (lengths <= MOST_FRAMES)]
+    if not len(rows):
+        return found
     frames = min(MOST_FRAMES, _up(int(1.5 * dataset.samples[rows].max()) // hop, 256))
     shape = longest(dataset, rows), frames
     for row in rows.tolist():
@@ -60,7 +64,7 @@ def timings(
         sentence = Sentence(dataset.phoneme_ids(row), int(dataset.speaker_ids[row]))
         (spoken,) = speak(stages, generator, config, [sentence], _CLEARLY, shape=shape)
         recording = dataset.audio(row).astype(np.float32) / 32768
-        if 0 < spoken.durations.sum() <= frames and len(recording) >= hop:
+        if 0 < spoken.durations.sum() <= frames:
             found[row] = timed(
                 spoken.audio, spoken.durations, recording, hop, config.audio.sample_rate
             )
